@@ -1,0 +1,294 @@
+"""What a job left in its working directory: found within bounds, read without surprises."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import FileNotFoundInJobError, PathRefusedError
+from jobs.files import open_inside
+from jobs.model import Artifact, ArtifactScan, ExpectedOutput, Kind, LaunchManifest, OutputRule
+from jobs.paths import JobDir
+from jobs.text import clean, shown_name, without_cut_character
+
+MAX_ENTRIES = 200_000
+MAX_DEPTH = 32
+MAX_SECONDS = 30.0
+#: A file system's clock may lag behind ours: how much older than the start a new file may look.
+_CLOCK_SLACK_S = 2.0
+
+_KINDS: dict[Kind, tuple[str, ...]] = {
+    "table": (".csv", ".tsv"),
+    "image": (".png", ".jpg", ".jpeg", ".gif", ".webp"),
+    "json": (".json", ".jsonl"),
+    "text": (".txt", ".md", ".toml", ".yaml", ".yml", ".inp", ".in", ".py"),
+    "log": (".log", ".out", ".err"),
+    "trajectory": (".dcd", ".xtc", ".trr", ".lammpstrj", ".nc", ".h5md"),
+    "structure": (".pdb", ".cif", ".gro", ".xyz", ".mol", ".mol2", ".sdf", ".pdbqt"),
+    "checkpoint": (".chk", ".cpt", ".restart", ".ckpt"),
+}
+_KIND_BY_SUFFIX: dict[str, Kind] = {
+    suffix: kind for kind, all_ in _KINDS.items() for suffix in all_
+}
+
+
+def kind_of(path: str) -> Kind:
+    return _KIND_BY_SUFFIX.get(os.path.splitext(path)[1].lower(), "data")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A regular file below a root; `path` as the file system has it, `/` between parts."""
+
+    path: str
+    size: int
+    modified_at: float
+
+
+@dataclass
+class Walk:
+    """Finds regular files below `root`, in name order; afterwards says what it passed over."""
+
+    root: Path
+    newer_than: float | None = None  #: leave out what was changed before this time
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        self.skipped: dict[str, int] = {}
+        self._entries = 0
+        self._give_up_at = time.monotonic() + MAX_SECONDS
+
+    def files(self) -> Iterator[Found]:
+        """No link is followed and no other file system entered."""
+        try:
+            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return
+        yield from self._folder(fd, "", 0, os.fstat(fd).st_dev)
+
+    def _folder(self, fd: int, prefix: str, depth: int, device: int) -> Iterator[Found]:
+        """Owns `fd`."""
+        try:
+            for name in sorted(os.listdir(fd)):
+                self._entries += 1
+                if self._entries > MAX_ENTRIES or time.monotonic() > self._give_up_at:
+                    self.truncated = True
+                    return
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        if self.newer_than is None or status.st_mtime >= self.newer_than:
+                            yield Found(prefix + name, status.st_size, status.st_mtime)
+                    elif not stat.S_ISDIR(status.st_mode):
+                        self._skip(_file_type(status.st_mode))
+                    elif status.st_dev != device:
+                        self._skip("other file system")
+                    elif depth == MAX_DEPTH:
+                        self.truncated = True
+                    else:
+                        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                        inner = os.open(name, flags, dir_fd=fd)
+                        yield from self._folder(inner, f"{prefix}{name}/", depth + 1, device)
+                except OSError:
+                    self._skip("unreadable or vanished")
+        finally:
+            os.close(fd)
+
+    def _skip(self, what: str) -> None:
+        self.skipped[what] = self.skipped.get(what, 0) + 1
+
+
+def scan(
+    launched: LaunchManifest,
+    job_dir: JobDir,
+    *,
+    started_at: float | None,
+    hash_limit_bytes: int | None = None,
+) -> ArtifactScan:
+    """What the job has left so far, and which expected outputs are there. Blocks.
+
+    In a working directory of the job's own every file counts; elsewhere those changed since the
+    start. With `hash_limit_bytes`, files up to that size get a sha256.
+    """
+    own = Path(launched.cwd) == job_dir.work
+    since = None if own or started_at is None else started_at - _CLOCK_SLACK_S
+    if not own and started_at is None:
+        return ArtifactScan(artifacts=[], expected=_expected(launched.outputs, []), total_size=0)
+    walk = Walk(Path(launched.cwd), newer_than=since)
+    found = list(walk.files())
+    artifacts = [
+        _artifact(Path(launched.cwd), file, launched.outputs, hash_limit_bytes) for file in found
+    ]
+    return ArtifactScan(
+        artifacts=artifacts,
+        expected=_expected(launched.outputs, [file.path for file in found]),
+        total_size=sum(file.size for file in found),
+        truncated=walk.truncated,
+        skipped=walk.skipped,
+    )
+
+
+def _artifact(
+    root: Path, file: Found, outputs: list[OutputRule], hash_limit_bytes: int | None
+) -> Artifact:
+    rule = next((rule for rule in outputs if fnmatch.fnmatchcase(file.path, rule.path)), None)
+    digest = None
+    if hash_limit_bytes is not None and file.size <= hash_limit_bytes:
+        digest = sha256_of(root, file.path)
+    return Artifact(
+        path=shown_name(file.path),
+        size=file.size,
+        modified_at=file.modified_at,
+        kind=(rule.kind if rule else None) or kind_of(file.path),
+        sha256=digest,
+        description=rule.description if rule else "",
+    )
+
+
+def _expected(outputs: list[OutputRule], paths: list[str]) -> list[ExpectedOutput]:
+    return [
+        ExpectedOutput(
+            path=rule.path,
+            required=rule.required,
+            present=any(fnmatch.fnmatchcase(path, rule.path) for path in paths),
+        )
+        for rule in outputs
+    ]
+
+
+def sha256_of(root: Path, path: str) -> str | None:
+    """The digest of `root/path`; none when it vanished, changed meanwhile or is no plain file."""
+    digest = hashlib.sha256()
+    try:
+        with open_inside(root, path) as fd:
+            before = os.fstat(fd)
+            while block := os.read(fd, 1 << 20):
+                digest.update(block)
+            after = os.fstat(fd)
+    except (FileNotFoundInJobError, PathRefusedError, OSError):
+        return None
+    unchanged = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+    return digest.hexdigest() if unchanged else None
+
+
+def _file_type(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISLNK, "symbolic link"),
+        (stat.S_ISFIFO, "FIFO"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISCHR, "device"),
+        (stat.S_ISBLK, "device"),
+    ):
+        if test(mode):
+            return name
+    return "other"
+
+
+#: Text in one reply: what is usual and the most; numbers cost a token for every two bytes.
+DEFAULT_TEXT_BYTES, MAX_TEXT_BYTES = 2400, 12_000
+#: A larger picture would cost a chat more than it tells.
+MAX_IMAGE_BYTES = 1 << 20
+#: Rows of a table are counted within this much of it.
+_COUNT_BYTES = 64 << 20
+_HEAD_ROWS, _END_ROWS = 10, 5
+_IMAGE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What was read of an artifact: text, or the bytes of a picture."""
+
+    path: str
+    kind: Kind
+    size: int
+    text: str = ""
+    image: bytes | None = None
+    mime_type: str = "text/plain"
+    next_offset: int | None = None  #: where the text goes on
+    summary: str = ""  #: what the text is a part of
+
+
+def read(launched: LaunchManifest, path: str, *, offset: int, max_bytes: int) -> Content:
+    """Read a part of a file below the working directory. Blocks.
+
+    Raises FileNotFoundInJobError, or PathRefusedError for links, FIFOs, devices and ways out.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    with open_inside(Path(launched.cwd), path) as fd:
+        size = os.fstat(fd).st_size
+        if suffix in _IMAGE_TYPES and offset == 0:
+            if size > MAX_IMAGE_BYTES:
+                raise PathRefusedError(
+                    f"The picture has {size} bytes; at most {MAX_IMAGE_BYTES} are given.",
+                    "Tell the user its path, or launch a job that makes it smaller.",
+                )
+            image = os.pread(fd, size, 0)
+            return Content(path, "image", size, image=image, mime_type=_IMAGE_TYPES[suffix])
+        raw = os.pread(fd, max_bytes, offset)
+        if b"\0" in raw or (raw and _unprintable(raw) > 0.3):
+            return Content(
+                path,
+                kind_of(path),
+                size,
+                mime_type="application/octet-stream",
+                summary="binary: not shown as text; use a program that reads this format",
+            )
+        if kind_of(path) == "table" and offset == 0 and size > len(raw):
+            return _table(fd, path, size, max_bytes)
+        end = offset + len(raw)
+        if end < size:  # go on at a line's, or at least a character's, beginning
+            whole = raw.rfind(b"\n") + 1 or len(without_cut_character(raw))
+            raw, end = raw[:whole], offset + whole
+    return Content(
+        path,
+        kind_of(path),
+        size,
+        text=clean(raw),
+        next_offset=end if end < size else None,
+        summary=f"bytes {offset} to {end} of {size}",
+    )
+
+
+def _table(fd: int, path: str, size: int, max_bytes: int) -> Content:
+    """The first and last rows of a long table, and its shape."""
+    head = os.pread(fd, max_bytes * 2 // 3, 0).split(b"\n")[: _HEAD_ROWS + 1]
+    if len(head) <= _HEAD_ROWS:
+        head = head[:-1]  # the last one may be cut
+    end = os.pread(fd, max_bytes // 3, max(0, size - max_bytes // 3))
+    last = end.rstrip(b"\n").split(b"\n")[1:][-_END_ROWS:]
+    rows, position = 0, 0
+    while position < min(size, _COUNT_BYTES) and (block := os.pread(fd, 1 << 20, position)):
+        rows += block.count(b"\n")
+        position += len(block)
+    if position >= size and not end.endswith(b"\n"):
+        rows += 1
+    separator = b"\t" if path.lower().endswith(".tsv") else b","
+    columns = head[0].count(separator) + 1 if head else 0
+    count = f"{rows - 1}" if position >= size else f"more than {rows}"
+    return Content(
+        path,
+        "table",
+        size,
+        text=clean(b"\n".join([*head, b"...", *last])),
+        next_offset=sum(len(row) + 1 for row in head),
+        summary=f"table of {count} rows and {columns} columns: its first and last rows",
+    )
+
+
+def _unprintable(raw: bytes) -> float:
+    """The part of the characters that is no text."""
+    text = raw.decode("utf-8", "replace")
+    odd = sum(char == "\ufffd" or (char < " " and char not in "\t\n\r\x1b\f") for char in text)
+    return odd / len(text)

@@ -1,0 +1,140 @@
+"""Making a job directory, whole before anyone sees it, and reading back what was launched.
+
+A directory is made as `.new-<job id>`, the job is accepted by the index, and only then does it
+take its name. So a directory with a job's name always belongs to an accepted job, and a launch
+that dies earlier leaves nothing that could be taken for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from jobs import clock
+from jobs.errors import InputUnusableError
+from jobs.files import sync_directory, write_synced
+from jobs.model import InputFile, Job, LaunchManifest
+from jobs.paths import Home, JobDir
+
+#: A larger file that is used where it lies is recorded without a digest: hashing takes 1 s a GB.
+HASH_IN_PLACE_BYTES = 256 << 20
+
+
+def make_unborn(
+    home: Home, launched: LaunchManifest, secrets: dict[str, str], copies: list[Path]
+) -> LaunchManifest:
+    """Write everything about a launch under the directory's unborn name, durably. Blocks.
+
+    `copies` are files to copy into `inputs/`, linked from `work/`. Gives the manifest as written,
+    with the copies' digests. Raises FileExistsError when the job ID is taken, InputUnusableError
+    when a file cannot be copied; then nothing is left.
+    """
+    unborn = home.unborn(launched.project, launched.job_id)
+    if home.job(launched.project, launched.job_id).root.exists():
+        raise FileExistsError(launched.job_id)
+    unborn.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unborn.root.mkdir(mode=0o700)
+    try:
+        unborn.work.mkdir(mode=0o700)
+        if copies:
+            inputs = [_copy_input(path, unborn) for path in copies]
+            launched = launched.model_copy(update={"inputs": [*launched.inputs, *inputs]})
+        if secrets:
+            write_synced(unborn.secrets, json.dumps(secrets).encode())
+        text = launched.model_dump_json(by_alias=True, indent=1) + "\n"
+        write_synced(unborn.launch_manifest, text.encode())
+        unborn.readme.write_text(_readme(launched), encoding="utf-8")
+        sync_directory(unborn.root)
+    except BaseException:
+        shutil.rmtree(unborn.root, ignore_errors=True)
+        raise
+    return launched
+
+
+def remove_unborn(home: Home, launched: LaunchManifest) -> None:
+    """Undo `make_unborn`."""
+    shutil.rmtree(home.unborn(launched.project, launched.job_id).root, ignore_errors=True)
+
+
+def give_birth(home: Home, job: Job) -> JobDir:
+    """The directory of an accepted job, under its final name.
+
+    A server that dies between accepting a job and renaming its directory leaves that to the
+    keeper. Raises FileNotFoundError when there is neither.
+    """
+    job_dir = home.job(job.project, job.id)
+    if not job_dir.root.is_dir():
+        try:
+            home.unborn(job.project, job.id).root.rename(job_dir.root)
+        except FileNotFoundError:
+            if not job_dir.root.is_dir():  # someone else was a moment quicker
+                raise
+        sync_directory(job_dir.root.parent)
+    return job_dir
+
+
+def read_launch_manifest(job_dir: JobDir) -> LaunchManifest:
+    """Raises OSError or ValueError when there is none that can be read."""
+    return LaunchManifest.model_validate_json(job_dir.launch_manifest.read_bytes())
+
+
+def describe_input(path: Path) -> InputFile:
+    """A file that is used where it lies. Blocks. Raises OSError."""
+    size = path.stat().st_size
+    digest = None
+    if size <= HASH_IN_PLACE_BYTES:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return InputFile(path=str(path), size=size, sha256=digest)
+
+
+def _copy_input(source: Path, job_dir: JobDir) -> InputFile:
+    job_dir.inputs.mkdir(mode=0o700, exist_ok=True)
+    target = job_dir.inputs / source.name
+    digest = hashlib.sha256()
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file, target.open("xb") as copy:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise InputUnusableError(f"The input {str(source)!r} is not a regular file.")
+            while block := file.read(1 << 20):
+                digest.update(block)
+                copy.write(block)
+            size = copy.tell()
+        shutil.copymode(source, target)
+        (job_dir.work / source.name).symlink_to(Path("..") / "inputs" / source.name)
+    except OSError as error:
+        raise InputUnusableError(
+            f"The input {str(source)!r} cannot be copied: {error.strerror}."
+        ) from None
+    return InputFile(path=str(source), size=size, sha256=digest.hexdigest())
+
+
+def _readme(launched: LaunchManifest) -> str:
+    """For a person who opens the folder."""
+    command = " ".join(json.dumps(part) if " " in part else part for part in launched.command)
+    kind = f"a job of the kind `{launched.manifest}`" if launched.manifest else "a command"
+    elsewhere = f"; this job used `{launched.cwd}`" if not launched.cwd.endswith("/work") else ""
+    return f"""# {launched.name}
+
+`{launched.job_id}` is {kind} in the project `{launched.project}`, asked for at
+{clock.iso(launched.created_at)} on `{launched.host}` and run by Outlast {launched.outlast_version}.
+
+    {command[:2000]}
+
+| file | what it is |
+|---|---|
+| `job.json` | exactly what was launched |
+| `work/` | the working directory{elsewhere} |
+| `inputs/` | copies of the input files, if any were given |
+| `stdout.log`, `stderr.log` | what the program printed |
+| `progress.jsonl` | progress and measured values over time, if the program told any |
+| `started`, `exit` | when the command started, and how it ended |
+| `run.json` | the whole story: outcome, times, resources used, files left |
+
+While the job runs there are also `lock` and `ctl`, which belong to its supervisor.
+"""

@@ -1,0 +1,63 @@
+"""What every engine does for the keeper, and what it may say that it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from jobs.model import ExitRecord, LaunchManifest, StartedRecord
+from jobs.paths import JobDir
+
+
+class Phase(StrEnum):
+    NEVER_STARTED = "never_started"  #: nothing ran and nothing will: safe to start
+    STARTING = "starting"  #: somebody alive is about to start it
+    RUNNING = "running"  #: alive, and somebody will write down how it ends
+    ORPHANED = "orphaned"  #: alive, but how it ends will not be written down
+    ENDED = "ended"  #: there is a record of the end
+    VANISHED = "vanished"  #: it did start, it is gone, and nobody wrote down how
+    UNKNOWN = "unknown"  #: could not ask; never to be read as "does not exist"
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What an engine saw of one job. Only facts that are known are set."""
+
+    phase: Phase
+    started: StartedRecord | None = None
+    exit: ExitRecord | None = None
+    detail: str | None = None
+
+
+class Engine(Protocol):
+    """Where jobs run. An engine touches processes and job directories, never the store."""
+
+    async def submit(
+        self, launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int]
+    ) -> Sighting:
+        """Start the job, at most once whatever else happens; give the first sighting of it.
+
+        Raises OSError when the machine could not start it just now (no memory, no descriptors):
+        then nothing runs and it may be tried again.
+        """
+        ...
+
+    async def poll(self, job_dir: JobDir) -> Sighting:
+        """Look, without waiting."""
+        ...
+
+    async def stop(self, job_dir: JobDir, *, grace_s: float) -> None:
+        """Ask the whole job to end, and kill what is left of it after `grace_s` seconds.
+
+        Returns at once; a later poll shows the end. Harmless when repeated.
+        """
+        ...
+
+    def adopt(self, job_dir: JobDir, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_change` in the event loop whenever the job may have changed.
+
+        Returns the function that ends this. Changes may also go unnoticed: the keeper polls too.
+        """
+        ...

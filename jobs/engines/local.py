@@ -1,0 +1,300 @@
+"""Jobs on this machine: one shim per job, a kernel lock as the only sign of life."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from jobs import clock
+from jobs.engines.base import Phase, Sighting
+from jobs.model import ExitRecord, LaunchManifest, StartedRecord
+from jobs.paths import JobDir
+from jobs.secrets import with_secrets
+
+Record = TypeVar("Record", bound=BaseModel)
+
+SHIM = Path(__file__).with_name("shim.py")
+#: A shim that is alive but has not started its command by then is looked at again later.
+HANDSHAKE_S = 15.0
+
+
+class LocalEngine:
+    """Implements `Engine`. Holds no fact of its own: all of them are in the job directories."""
+
+    def __init__(self, wake: Path) -> None:
+        self._wake = wake
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    async def submit(
+        self, launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int]
+    ) -> Sighting:
+        """Start the shim and wait till it has started the command, or has failed to."""
+        ready = _spawn_shim(launched, job_dir, gpu_ids, self._wake, self._children)
+        try:
+            await _end_of_file(ready, HANDSHAKE_S)
+        finally:
+            os.close(ready)
+        return await self.poll(job_dir)
+
+    async def poll(self, job_dir: JobDir) -> Sighting:
+        self._reap()
+        return look(job_dir)
+
+    async def stop(self, job_dir: JobDir, *, grace_s: float) -> None:
+        try:
+            control = os.open(job_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ELOOP):
+                raise
+            await self._stop_orphan(job_dir, grace_s)
+            return
+        try:
+            os.write(control, b"T%.3f\n" % grace_s)
+        except BlockingIOError:
+            pass  # so many orders are waiting that one more changes nothing
+        finally:
+            os.close(control)
+
+    async def _stop_orphan(self, job_dir: JobDir, grace_s: float) -> None:
+        """End a command whose shim is dead, as far as it can be told from others' processes."""
+        sighting = look(job_dir)
+        if sighting.phase is not Phase.ORPHANED or sighting.started is None:
+            return
+        family = list(_family(sighting.started, job_dir))
+        _signal_all(family, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while any(process.is_running() for process in family):
+            if time.monotonic() >= deadline:
+                break
+            await asyncio.sleep(0.05)
+        for _ in range(50):
+            family = list(_family(sighting.started, job_dir))
+            if not family:
+                return
+            _signal_all(family, signal.SIGSTOP)
+            _signal_all(family, signal.SIGKILL)
+            await asyncio.sleep(0.05)
+
+    def adopt(self, job_dir: JobDir, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Watch the shim's process. On Linux its end wakes us; elsewhere the keeper's polls do."""
+        try:
+            pidfd = os.pidfd_open(int(job_dir.lock.read_text(encoding="ascii")))
+        except (AttributeError, OSError, ValueError):
+            return lambda: None
+        loop = asyncio.get_running_loop()
+
+        def release() -> None:
+            nonlocal pidfd
+            if pidfd >= 0:
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+                pidfd = -1
+
+        def ended() -> None:
+            release()
+            self._reap()
+            on_change()
+
+        loop.add_reader(pidfd, ended)
+        return release
+
+    def _reap(self) -> None:
+        """Collect the shims that we started ourselves, so that they do not stay as zombies."""
+        for pid, child in list(self._children.items()):
+            if child.poll() is not None:
+                del self._children[pid]
+
+
+def look(job_dir: JobDir) -> Sighting:
+    """What the job directory and the kernel say. Takes about 0.1 ms."""
+    with probe(job_dir) as alive:
+        # Read after the probe: a shim writes its record before it lets go of the lock.
+        ended = _read(job_dir.exit, ExitRecord)
+        started = _read(job_dir.started, StartedRecord)
+        if ended is not None:
+            return Sighting(Phase.ENDED, started, ended)
+        if alive:
+            return Sighting(Phase.RUNNING if started else Phase.STARTING, started)
+        if started is None:
+            return Sighting(Phase.NEVER_STARTED)
+        if started.boot_id != clock.boot_id():
+            return Sighting(Phase.VANISHED, started, detail="the machine was restarted")
+        if clock.start_ticks(started.pid) == started.start_ticks != "":
+            return Sighting(Phase.ORPHANED, started)
+        return Sighting(Phase.VANISHED, started, detail="its supervisor was killed")
+
+
+@contextmanager
+def probe(job_dir: JobDir) -> Iterator[bool]:
+    """Whether a live process holds the job's lock. Shared, so that two probers see each other not.
+
+    While the context lasts, a free lock stays free.
+    """
+    try:
+        fd = os.open(job_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # the job directory is gone
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            alive = False
+        except BlockingIOError:
+            alive = True
+        yield alive
+    finally:
+        os.close(fd)
+
+
+def _take_lock(job_dir: JobDir) -> int | None:
+    """The job's lock, held by us alone; none when somebody alive has it."""
+    fd = os.open(job_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for attempt in range(20):  # a prober may hold it for microseconds
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError:
+            time.sleep(0.001 * attempt)
+    os.close(fd)
+    return None
+
+
+def _spawn_shim(
+    launched: LaunchManifest,
+    job_dir: JobDir,
+    gpu_ids: list[int],
+    wake: Path,
+    children: dict[int, subprocess.Popen[bytes]],
+) -> int:
+    """Start a shim that inherits the job's lock; a pipe that ends once it has started the command.
+
+    How a shim comes to life is this function alone.
+    """
+    ready, ready_write = os.pipe()
+    lock = None
+    try:
+        lock = _take_lock(job_dir)
+        if lock is None:
+            return ready
+        with tempfile.TemporaryFile() as order:
+            order.write(_order(launched, job_dir, gpu_ids, wake))
+            order.seek(0)
+            child = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    str(SHIM),
+                    str(job_dir.root),
+                    str(lock),
+                    str(ready_write),
+                ],
+                stdin=order,
+                stdout=subprocess.DEVNULL,
+                stderr=None,  # the keeper's log: a shim that cannot work says why there
+                pass_fds=(lock, ready_write),
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+        children[child.pid] = child
+    except BaseException:
+        os.close(ready)
+        raise
+    finally:
+        os.close(ready_write)
+        if lock is not None:
+            os.close(lock)
+    return ready
+
+
+def _order(launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int], wake: Path) -> bytes:
+    """What the shim reads on its standard input; see its docstring."""
+    env = with_secrets(launched, job_dir)
+    if gpu_ids:
+        env.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpu_ids)))
+    fields = [
+        str(wake),
+        launched.executable,
+        launched.cwd,
+        launched.stop_signal,
+        str(launched.grace_s),
+        str(launched.time_limit_s),
+        str(len(launched.command)),
+        *launched.command,
+        *(f"{name}={value}" for name, value in env.items()),
+    ]
+    return b"".join(os.fsencode(field) + b"\0" for field in fields)
+
+
+async def _end_of_file(fd: int, seconds: float) -> None:
+    """Return when the other ends of the pipe are closed, or after `seconds`."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(fd, ended.set)
+    try:
+        async with asyncio.timeout(seconds):
+            await ended.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_reader(fd)
+
+
+def _read(path: Path, kind: type[Record]) -> Record | None:
+    """A record of the shim; none when it is not there or is not whole."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _family(started: StartedRecord, job_dir: JobDir) -> Iterator[psutil.Process]:
+    """Processes of an orphaned job: its process group, its descendants, and whoever has its mark.
+
+    A process that left the group, lost its parent and cleaned its environment is not among them.
+    """
+    mark = job_dir.root.name
+    roots: set[int] = set()
+    if clock.start_ticks(started.pid) == started.start_ticks:
+        roots.add(started.pid)
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            in_group = started.pid in roots and os.getpgid(process.pid) == started.pid
+            marked = process.environ().get("OUTLAST_JOB_ID") == mark
+            below = bool(roots & {parent.pid for parent in process.parents()})
+            running = process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.Error, OSError):
+            continue
+        if running and (process.pid in roots or in_group or marked or below):
+            yield process
+
+
+def _signal_all(processes: list[psutil.Process], number: int) -> None:
+    """Signal through pidfds, so that a pid that was reused meanwhile is never hit."""
+    for process in processes:
+        try:
+            pidfd = os.pidfd_open(process.pid)
+            try:
+                if process.is_running():  # same start time: the pidfd is of the process we chose
+                    signal.pidfd_send_signal(pidfd, number)
+            finally:
+                os.close(pidfd)
+        except (OSError, psutil.Error):
+            continue

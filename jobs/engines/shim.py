@@ -1,0 +1,371 @@
+"""The tiny detached process that owns one local job, from before its start to its exit record.
+
+Run by file path as `python -I -S shim.py JOB_DIR LOCK_FD READY_FD`, standard library only. What to
+run comes on standard input, as fields that each end in NUL: wake FIFO, executable, working
+directory, stop signal, grace seconds, time limit seconds (0: none), number of arguments, the
+arguments, and then the environment as NAME=VALUE.
+
+What holds, whatever is killed:
+- The shim lives exactly as long as it holds the lock, which it inherits already locked.
+- The command cannot run before `started` is on the disk: it waits at a gate, and a shim that dies
+  first never opens it. So: no `started` means that it never ran; `started` means never again.
+- `exit` is written after everything below the shim is dead, into space reserved at the start.
+"""
+
+import fcntl
+import os
+import resource
+import select
+import signal
+import sys
+import time
+
+EXIT_RECORD_BYTES = 4096
+SWEEP_ROUNDS = 250  # of 20 ms: only processes that the kernel will not let die survive this
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def main() -> int:
+    job_dir, lock_fd, ready_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    os.set_inheritable(lock_fd, False)  # else the command would hold the lock after our death
+    os.set_inheritable(ready_fd, False)
+    with open(0, "rb", closefd=False) as stdin:
+        fields = stdin.read().split(b"\0")[:-1]
+    os.chdir(job_dir)
+    # Succeeds for the open file description that we inherited, fails for a stranger's lock.
+    fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.path.exists("started") or os.path.exists("exit"):
+        return 0
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, b"%d\n" % os.getpid(), 0)
+    return Shim(fields, ready_fd).run()
+
+
+class Shim:
+    """All state of one job's life; times are monotonic seconds unless the name says otherwise."""
+
+    def __init__(self, fields: list[bytes], ready_fd: int) -> None:
+        self.wake, self.executable, self.cwd, stop, grace, limit, count = fields[:7]
+        arguments_end = 7 + int(count)
+        self.argv = fields[7:arguments_end]
+        self.env = dict(field.split(b"=", 1) for field in fields[arguments_end:])
+        self.stop_signal = getattr(signal, "SIG" + stop.decode())
+        self.grace_s = float(grace)
+        self.time_limit_s = float(limit)
+        self.ready_fd = ready_fd
+        self.why = "exit"
+        self.error = ""
+        self.pid = 0
+        self.stopped_at: float | None = None
+        self.kill_at: float | None = None
+
+    def run(self) -> int:
+        self.prepare()
+        gate, errors = self.fork()
+        started = b'{"pid": %d, "start_ticks": "%s", "boot_id": "%s", "started_at": %.6f}\n' % (
+            self.pid,
+            start_ticks(self.pid),
+            boot_id(),
+            time.time(),
+        )
+        write_file(".started.tmp", started)
+        replace_synced(".started.tmp", "started")
+        self.started_at = time.monotonic()
+        os.write(gate, b"g")
+        os.close(gate)
+        error = os.read(errors, 512)  # empty once exec has closed the other end
+        os.close(errors)
+        if error:
+            self.why, self.error = "start_error", error.decode("utf-8", "replace")
+        os.close(self.ready_fd)
+        self.watch()
+        survivors = self.end_all()
+        self.record(survivors)
+        return 0
+
+    def prepare(self) -> None:
+        """Everything that can fail for lack of space or descriptors, before anything runs."""
+        write_file(".exit.reserved", b" " * EXIT_RECORD_BYTES)
+        if not os.path.exists("ctl"):
+            os.mkfifo("ctl", 0o600)
+        # Opened for both, so that it never reads as ended when a writer closes it.
+        self.control = os.open("ctl", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if sys.platform == "linux":
+            import ctypes
+
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.signals, wake_write = os.pipe()
+        os.set_blocking(self.signals, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def fork(self) -> tuple[int, int]:
+        """The command's process, waiting at the gate: (gate to open, pipe of start errors)."""
+        gate_read, gate_write = os.pipe()
+        error_read, error_write = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(gate_read)
+            os.close(error_write)
+            return gate_write, error_read
+        try:
+            os.close(gate_write)
+            os.close(error_read)
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (
+                signal.SIGCHLD,
+                signal.SIGTERM,
+                signal.SIGINT,
+                signal.SIGHUP,
+                signal.SIGPIPE,
+                signal.SIGXFSZ,
+            ):
+                signal.signal(number, signal.SIG_DFL)
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            os.dup2(os.open("stdout.log", append, 0o600), 1)
+            os.dup2(os.open("stderr.log", append, 0o600), 2)
+            what = b"working directory " + self.cwd
+            os.chdir(self.cwd)
+            what = b"executable " + self.executable
+            if os.read(gate_read, 1) == b"g":
+                os.execve(self.executable, self.argv, self.env)
+        except OSError as error:
+            os.write(error_write, what[:400] + b": " + os.strerror(error.errno or 0).encode())
+        finally:
+            os._exit(127)
+
+    def watch(self) -> None:
+        """Until the command itself has ended: obey orders, the time limit and our own signals."""
+        poll = select.poll()
+        poll.register(self.signals, select.POLLIN)
+        poll.register(self.control, select.POLLIN)
+        limit_at = self.started_at + self.time_limit_s if self.time_limit_s else None
+        while not self.command_ended():
+            now = time.monotonic()
+            if limit_at is not None and now >= limit_at:
+                limit_at = None
+                self.stop("timeout", self.grace_s)
+            if self.kill_at is not None and now >= self.kill_at:
+                self.kill_at = None
+                kill_group(self.pid, signal.SIGKILL)
+            pending = [at for at in (limit_at, self.kill_at) if at is not None]
+            poll.poll(max(1, (min(pending) - time.monotonic()) * 1000 + 1) if pending else None)
+            received = read_all(self.signals)
+            if signal.SIGTERM in received or signal.SIGINT in received:
+                self.stop("terminated", self.grace_s)
+            for order in read_all(self.control).split():
+                self.stop("cancelled", parse_seconds(order, self.grace_s))
+
+    def stop(self, why: str, grace_s: float) -> None:
+        """Ask the command's group to end; a repeated order can only bring the kill nearer."""
+        now = time.monotonic()
+        if self.stopped_at is None:
+            self.stopped_at = now
+            self.why = why
+            kill_group(self.pid, self.stop_signal)
+            kill_group(self.pid, signal.SIGCONT)  # a frozen process cannot end
+        self.kill_at = min(
+            now + grace_s, self.kill_at if self.kill_at is not None else now + grace_s
+        )
+
+    def command_ended(self) -> bool:
+        """Whether the command itself has ended; what else has ended below us is reaped.
+
+        The command stays a zombie till the end, so that its pid, and the process group of that
+        number, cannot become a stranger's while we still mean to signal it.
+        """
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
+                return False
+            if ended.si_pid == self.pid:
+                return True
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+    def end_all(self) -> list[int]:
+        """End every descendant; the pids of those that even SIGKILL did not end.
+
+        After a stop, what the command left (MPI ranks, data loaders) has the rest of the grace
+        period. As the subreaper we have every escapee below us: setsid, double fork, all of them.
+        """
+        while self.kill_at is not None and time.monotonic() < self.kill_at:
+            if not living_descendants():
+                break
+            time.sleep(0.02)
+        kill_group(self.pid, signal.SIGKILL)
+        for _ in range(SWEEP_ROUNDS):
+            # Not reaped meanwhile: a zombie keeps its pid, so no pid here can be a stranger's.
+            living = living_descendants()
+            if not living:
+                return []
+            for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none can fork away
+                for pid in living:
+                    try:
+                        os.kill(pid, number)
+                    except OSError:
+                        pass
+            time.sleep(0.02)
+        return living_descendants()
+
+    def reap_all(self) -> int:
+        """Collect every zombie, so that their resource use counts; the command's exit code.
+
+        Negative for a signal, as subprocess has it.
+        """
+        code = 0
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return code
+            if pid == 0:
+                return code
+            if pid == self.pid:
+                code = os.waitstatus_to_exitcode(status)
+
+    def record(self, survivors: list[int]) -> None:
+        """Write `exit`; with a full disk there is the reserved space, and patience."""
+        wall_s = time.monotonic() - self.started_at
+        code = self.reap_all()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        text = (
+            '{"why": "%s", "exit_code": %s, "signal": %s, "error": %s, "ended_at": %.6f, '
+            '"wall_s": %.3f, "user_s": %.3f, "system_s": %.3f, "max_rss_kb": %d, "survivors": %s}\n'
+        ) % (
+            self.why,
+            code if code >= 0 and not self.error else "null",
+            -code if code < 0 else "null",
+            json_text(self.error) if self.error else "null",
+            time.time(),
+            wall_s,
+            used.ru_utime,
+            used.ru_stime,
+            used.ru_maxrss if sys.platform == "linux" else used.ru_maxrss // 1024,
+            survivors[:100],
+        )
+        pause_s = 0.05
+        while True:
+            try:
+                write_file(".exit.reserved", text.encode())
+                replace_synced(".exit.reserved", "exit")
+                break
+            except OSError:
+                if os.stat(".").st_nlink == 0:
+                    return  # the job directory was deleted: there is nowhere to write
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 5.0)
+        try:
+            os.unlink("ctl")
+        except OSError:
+            pass
+        try:
+            fd = os.open(self.wake, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(fd, b"w")
+        except OSError:
+            pass  # no keeper listens; the next one finds the record
+
+
+def write_file(name: str, content: bytes) -> None:
+    """Write in place: an existing file keeps the blocks that were reserved for it."""
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.write(fd, content[written:])
+        os.ftruncate(fd, written)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def replace_synced(old: str, new: str) -> None:
+    os.replace(old, new)
+    fd = os.open(".", os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_all(fd: int) -> bytes:
+    try:
+        return os.read(fd, 4096)
+    except BlockingIOError:
+        return b""
+
+
+def kill_group(leader: int, number: int) -> None:
+    """Signal the command's process group, whose number is the unreaped command's pid."""
+    try:
+        os.killpg(leader, number)
+    except OSError:
+        pass
+
+
+def living_descendants() -> list[int]:
+    """Pids below us that are no zombies, from /proc; none where there is no /proc."""
+    living, todo = [], [os.getpid()]
+    while todo:
+        for pid in children(todo.pop()):
+            todo.append(pid)
+            if stat_field(pid, 0) not in (b"", b"Z", b"X"):
+                living.append(pid)
+    return living
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for task in os.listdir("/proc/%d/task" % pid):
+            with open("/proc/%d/task/%s/children" % (pid, task)) as file:
+                found += [int(word) for word in file.read().split()]
+    except OSError:
+        pass
+    return found
+
+
+def stat_field(pid: int, index: int) -> bytes:
+    """A field of /proc/PID/stat, counted from the one behind the name, which may hold anything."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            stat = file.read()
+        return stat[stat.rindex(b")") + 2 :].split()[index]
+    except (OSError, ValueError, IndexError):
+        return b""
+
+
+def start_ticks(pid: int) -> bytes:
+    return stat_field(pid, 19)
+
+
+def boot_id() -> bytes:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
+
+
+def parse_seconds(order: bytes, default: float) -> float:
+    """The grace of an order `T<seconds>`, bounded; the job's own for anything unreadable."""
+    try:
+        return min(max(float(order[1:]), 0.0), 86400.0)
+    except ValueError:
+        return default
+
+
+def json_text(text: str) -> str:
+    """A JSON string without the cost of importing json (4 ms of a start)."""
+    escaped = "".join(
+        c if " " <= c < "\x7f" and c not in '"\\' else "\\u%04x" % min(ord(c), 0xFFFF) for c in text
+    )
+    return f'"{escaped}"'
+
+
+if __name__ == "__main__":
+    sys.exit(main())

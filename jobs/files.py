@@ -1,0 +1,105 @@
+"""Reading and writing files that others may be replacing, and that a crash may interrupt."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobs.errors import FileNotFoundInJobError, PathRefusedError
+
+
+def write_durable(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `content` so that any crash leaves the old file or the new one, whole.
+
+    On return the content is on the disk, not only in the kernel.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_synced(temporary, content, mode=mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_synced(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write a file that nobody else can see yet; the caller syncs the directory."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def check_relative(path: str) -> list[str]:
+    """The parts of a relative path that stays below where it starts, judged by its text alone.
+
+    Raises PathRefusedError for an absolute path, an empty part, `.`, `..` or NUL.
+    """
+    parts = path.split("/")
+    if path.startswith("/"):
+        raise PathRefusedError(f"{_shown(path)} is an absolute path.")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise PathRefusedError(f"{_shown(path)} has an empty, '.' or '..' part.")
+    return parts
+
+
+@contextmanager
+def open_inside(root: Path, path: str) -> Iterator[int]:
+    """A read-only descriptor of the regular file `root/path`, whatever was planted there.
+
+    No link is followed below `root`, and a FIFO or device is refused without blocking on it.
+    Raises FileNotFoundInJobError, or PathRefusedError with the reason.
+    """
+    fd = _open_regular(root, check_relative(path), path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _open_regular(root: Path, parts: list[str], path: str) -> int:
+    folder = -1
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in parts[:-1]:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            deeper = os.open(part, flags, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(parts[-1], flags, dir_fd=folder)
+    except FileNotFoundError:
+        raise FileNotFoundInJobError(f"There is no file {_shown(path)}.") from None
+    except UnicodeEncodeError:
+        raise PathRefusedError(f"{_shown(path)} cannot be a file name here.") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            cause = f"A part of {_shown(path)} is a symbolic link or not a folder."
+        else:
+            cause = f"{_shown(path)} cannot be opened: {os.strerror(error.errno or 0)}."
+        raise PathRefusedError(cause) from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise PathRefusedError(f"{_shown(path)} is not a regular file.")
+    return fd
+
+
+def _shown(path: str) -> str:
+    return repr(path if len(path) <= 120 else path[:117] + "...")

@@ -1,0 +1,393 @@
+"""The keeper: the one loop that starts queued jobs, watches running ones and finishes ended ones.
+
+It is the only caller of a move after `queued`, and holds no fact of its own: every pass looks at
+the index, the job directories and the kernel, and does what they call for. Killed at any instant,
+the next keeper carries on; there is no separate way of recovering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from jobs import clock, keeping, outcome
+from jobs.artifacts import scan
+from jobs.directory import give_birth, read_launch_manifest
+from jobs.engines.base import Engine, Phase, Sighting
+from jobs.errors import StateDirectoryError
+from jobs.files import write_durable
+from jobs.model import (
+    ArtifactScan,
+    Job,
+    JobEvent,
+    LaunchManifest,
+    Outcome,
+    Progress,
+    Resources,
+    RunRecord,
+)
+from jobs.paths import Home, JobDir
+from jobs.progress import ProgressReader
+from jobs.recovery import sweep_abandoned
+from jobs.settings import Settings
+from jobs.states import HOLDS_SLOTS, Event, State, after
+from jobs.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3  #: of starting a job that has not run yet
+TICK_S = 2.0  #: between looks while jobs run; ends and orders wake the keeper at once
+HEARTBEAT_S = 10.0
+FINISHERS = 2  #: jobs whose artifacts are hashed at the same time
+WAITING = "waiting for cores, memory or GPUs that other jobs hold"
+
+
+class Keeper:
+    def __init__(self, *, store: Store, engine: Engine, home: Home, settings: Settings) -> None:
+        self._store = store
+        self._engine = engine
+        self._home = home
+        self._settings = settings
+        self._changed = asyncio.Event()
+        self._leave = False
+        #: Jobs that a task of ours is starting or finishing at this moment.
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        #: Jobs that have ended and only wait to be written up: their slots are free.
+        self._ended: set[str] = set()
+        self._watches: dict[str, Callable[[], None]] = {}
+        self._readers: dict[str, ProgressReader] = {}
+        self._finishers = asyncio.Semaphore(FINISHERS)
+        self._heartbeat_at = 0.0
+
+    async def run(self) -> None:
+        """Keep until nothing has been left to keep for a while, or asked to leave.
+
+        Raises StateDirectoryError when the state directory is gone.
+        """
+        await sweep_abandoned(self._home, self._store)
+        inbox = self._open_inbox()
+        idle_since: float | None = None
+        loop = asyncio.get_running_loop()
+        while not self._leave:
+            self._changed.clear()
+            busy = await self._pass_or_pause()
+            idle_since = None if busy else idle_since or loop.time()
+            if idle_since is not None and loop.time() - idle_since >= self._settings.keeper_idle_s:
+                # First stop listening, then look once more: what was stored before its sender
+                # found nobody listening is seen here; what comes later starts a new keeper.
+                self._close_inbox(inbox)
+                if not await self._pass_or_pause():
+                    break
+                inbox = self._open_inbox()
+                idle_since = None
+                continue
+            await self._wait(TICK_S if busy else self._settings.keeper_idle_s)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for release in self._watches.values():
+            release()
+        await self._store.checkpoint()
+
+    def _open_inbox(self) -> int:
+        if not self._home.wake.is_fifo():
+            self._home.wake.unlink(missing_ok=True)
+            os.mkfifo(self._home.wake, 0o600)
+        # Opened for both, so that it never reads as ended when a writer closes it.
+        fd = os.open(self._home.wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+        def receive() -> None:
+            orders = os.read(fd, 65536)
+            self._leave = self._leave or keeping.LEAVE in orders
+            self._changed.set()
+
+        asyncio.get_running_loop().add_reader(fd, receive)
+        return fd
+
+    def _close_inbox(self, fd: int) -> None:
+        asyncio.get_running_loop().remove_reader(fd)
+        os.close(fd)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _pass_or_pause(self) -> bool:
+        """One pass; whether there is anything left to keep. A full disk is waited out."""
+        try:
+            return await self._pass()
+        except StateDirectoryError as error:
+            if not self._home.database.exists():
+                raise
+            log.error("%s", error)
+            return True
+
+    async def _pass(self) -> bool:
+        active = await self._store.in_states(HOLDS_SLOTS)
+        alive = []
+        for job in active:
+            if job.id in self._tasks:
+                continue
+            try:
+                if await self._tend(job):
+                    alive.append(job.id)
+            except StateDirectoryError:
+                raise
+            except Exception:
+                # One job that cannot be tended must not keep all others from it.
+                log.exception("%s: will look again", job.id)
+        self._forget_all_but({job.id for job in active})
+        await self._beat(alive)
+        return await self._start_queued(active) or bool(active) or bool(self._tasks)
+
+    async def _tend(self, job: Job) -> bool:
+        """Do what the sighting of one started job calls for; whether it is alive."""
+        job_dir = self._home.job(job.project, job.id)
+        sighting = await self._engine.poll(job_dir)
+        match sighting.phase:
+            case Phase.ENDED | Phase.VANISHED:
+                self._finish_soon(job, sighting)
+            case Phase.NEVER_STARTED if job.state is State.STARTING:
+                await self._start_again(job, "its supervisor ended before it could start it")
+            case Phase.NEVER_STARTED:
+                detail = "its records are gone from the job directory"
+                self._finish_soon(job, Sighting(Phase.VANISHED, detail=detail))
+            case Phase.RUNNING | Phase.ORPHANED:
+                await self._tend_living(job, job_dir, sighting)
+                return True
+            case Phase.STARTING | Phase.UNKNOWN:
+                pass
+        return False
+
+    async def _tend_living(self, job: Job, job_dir: JobDir, sighting: Sighting) -> None:
+        started_at = sighting.started.started_at if sighting.started else None
+        if job.id not in self._watches:
+            self._watches[job.id] = self._engine.adopt(job_dir, self._changed.set)
+        if job.state is State.STARTING:
+            await self._store.move(job, Event.ALIVE, started_at=started_at)
+            job = job.model_copy(update={"state": State.RUNNING, "started_at": started_at})
+        if job.cancel_at is not None:
+            if job.state is not State.CANCELLING:
+                await self._store.move(job, Event.CANCEL)
+            grace_s = self._settings.grace_s
+            await self._engine.stop(
+                job_dir, grace_s=grace_s if job.cancel_grace_s is None else job.cancel_grace_s
+            )
+        if job.id not in self._readers:
+            try:
+                self._readers[job.id] = ProgressReader(read_launch_manifest(job_dir), job_dir)
+            except (OSError, ValueError):
+                return
+        progress = await asyncio.to_thread(self._readers[job.id].read, job.elapsed_s(clock.now()))
+        if progress is not None:
+            await self._write_progress(job, job_dir, progress)
+
+    async def _write_progress(self, job: Job, job_dir: JobDir, progress: Progress) -> None:
+        sample = {"at": round(clock.now(), 3), **progress.model_dump(exclude_none=True)}
+        with job_dir.progress.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(sample)}\n")
+        await self._store.set_progress(job.id, progress)
+
+    async def _beat(self, alive: list[str]) -> None:
+        """Write down that these locks were just proven to be held."""
+        now = asyncio.get_running_loop().time()
+        if alive and now - self._heartbeat_at >= HEARTBEAT_S:
+            self._heartbeat_at = now
+            await self._store.set_heartbeats(alive)
+
+    async def _start_queued(self, active: list[Job]) -> bool:
+        """Start whatever fits, oldest first; whether anything is still queued.
+
+        A job that does not fit lets smaller ones pass, so that no slot stays free for nothing.
+        """
+        for job in await self._store.queued_to_cancel():
+            await self._store.move(job, Event.CANCEL, ended_at=clock.now())
+        holders = [job for job in active if job.id not in self._ended]
+        while True:
+            found = await self._store.next_fitting(self._free(holders))
+            if found is None:
+                break
+            job = found
+            gpu_ids = self._free_gpus(holders)[: job.resources.gpus]
+            if await self._store.claim(job, gpu_ids):
+                job = job.model_copy(
+                    update={
+                        "state": State.STARTING,
+                        "gpu_ids": gpu_ids,
+                        "attempt": job.attempt + 1,
+                    }
+                )
+                holders.append(job)
+                self._run_task(job.id, self._start(job))
+        return await self._store.note_waiting(WAITING)
+
+    def _free(self, holders: list[Job]) -> Resources | None:
+        """What is free; none when there is no core."""
+        cores = self._settings.cores - sum(job.resources.cores for job in holders)
+        memory = self._settings.memory_mb - sum(job.resources.memory_mb for job in holders)
+        gpus = self._settings.gpus - sum(job.resources.gpus for job in holders)
+        if cores < 1:
+            return None
+        return Resources(cores=cores, memory_mb=max(memory, 0), gpus=max(gpus, 0))
+
+    def _free_gpus(self, holders: list[Job]) -> list[int]:
+        taken = {gpu for job in holders for gpu in job.gpu_ids}
+        return [gpu for gpu in range(self._settings.gpus) if gpu not in taken]
+
+    async def _start(self, job: Job) -> None:
+        try:
+            job_dir = give_birth(self._home, job)
+            launched = read_launch_manifest(job_dir)
+        except (OSError, ValueError) as error:
+            detail = f"Its job directory cannot be used: {error}."
+            await self._fail_start(job, detail)
+            return
+        try:
+            await self._engine.submit(launched, job_dir, job.gpu_ids)
+        except OSError as error:
+            await self._start_again(job, f"{error}")
+
+    async def _start_again(self, job: Job, why: str) -> None:
+        """Back to the queue: nothing has run yet. Not for ever."""
+        log.warning("%s was not started: %s", job.id, why)
+        if job.attempt < MAX_ATTEMPTS:
+            await self._store.move(job, Event.REQUEUE)
+        else:
+            await self._fail_start(
+                job, f"It could not be started in {MAX_ATTEMPTS} attempts: {why}."
+            )
+
+    async def _fail_start(self, job: Job, reason: str) -> None:
+        await self._store.move(
+            job, Event.FAIL, outcome=Outcome(reason=reason), ended_at=clock.now()
+        )
+
+    def _finish_soon(self, job: Job, sighting: Sighting) -> None:
+        self._ended.add(job.id)
+        self._run_task(job.id, self._finish(job, sighting))
+
+    async def _finish(self, job: Job, sighting: Sighting) -> None:
+        """Write the run record, then make the job final. Repeated after a crash, both agree."""
+        job_dir = self._home.job(job.project, job.id)
+        async with self._finishers:
+            try:
+                record = RunRecord.model_validate_json(job_dir.run_record.read_bytes())
+            except (OSError, ValueError):
+                events = await self._store.events(job.id)
+                record = await asyncio.to_thread(self._conclude, job, job_dir, sighting, events)
+        event = next(event for event in _ENDS if after(job.state, event) is record.state)
+        if record.started_at is not None:
+            elapsed = record.ended_at - record.started_at
+            reader = self._readers.get(job.id)
+            progress = await asyncio.to_thread(reader.read, elapsed) if reader else None
+            if progress is not None:
+                await self._write_progress(job, job_dir, progress)
+        await self._store.move(
+            job,
+            event,
+            outcome=record.outcome,
+            started_at=record.started_at,
+            ended_at=record.ended_at,
+        )
+        job_dir.secrets.unlink(missing_ok=True)
+
+    def _conclude(
+        self, job: Job, job_dir: JobDir, sighting: Sighting, events: list[JobEvent]
+    ) -> RunRecord:
+        """Look at what is left and write run.json. Runs in a thread."""
+        launched: LaunchManifest | None
+        try:
+            launched = read_launch_manifest(job_dir)
+        except (OSError, ValueError):
+            launched = None
+        started_at = sighting.started.started_at if sighting.started else job.started_at
+        found = ArtifactScan(artifacts=[], total_size=0)
+        failure = error_line = None
+        if launched is not None:
+            found = scan(
+                launched,
+                job_dir,
+                started_at=started_at,
+                hash_limit_bytes=self._settings.hash_limit_mb << 20,
+            )
+            failure = outcome.find_failure(launched, job_dir)
+            error_line = outcome.find_error_line(launched, job_dir)
+        verdict = outcome.judge(
+            launched,
+            sighting,
+            failure=failure,
+            missing=outcome.missing_outputs(found),
+            error_line=error_line,
+        )
+        if verdict.event is Event.END_CANCELLED and job.cancel_reason:
+            verdict = outcome.Verdict(
+                verdict.event,
+                verdict.outcome.model_copy(update={"reason": f"Cancelled: {job.cancel_reason}"}),
+            )
+        ended_at = sighting.exit.ended_at if sighting.exit else clock.now()
+        state = after(job.state, verdict.event)
+        last = JobEvent(
+            at=ended_at, event=verdict.event, state=state, detail=verdict.outcome.reason
+        )
+        used = (
+            sighting.exit.model_dump(
+                include={"wall_s", "user_s", "system_s", "max_rss_kb", "survivors"}
+            )
+            if sighting.exit
+            else {}
+        )
+        record = RunRecord(
+            schema=1,
+            job_id=job.id,
+            state=state,
+            outcome=verdict.outcome,
+            created_at=job.created_at,
+            started_at=started_at,
+            ended_at=ended_at,
+            attempt=job.attempt,
+            artifacts=found,
+            events=[*events, last],
+            **used,
+        )
+        if job_dir.root.is_dir():
+            content = record.model_dump_json(by_alias=True, indent=1) + "\n"
+            write_durable(job_dir.run_record, content.encode())
+        return record
+
+    def _run_task(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run beside the loop; a pass follows its end. What goes wrong is tried again by a pass."""
+
+        async def run() -> None:
+            try:
+                await work
+            except Exception:
+                # Whatever it is, the loop must go on for the sake of all other jobs.
+                log.exception("%s: will look again", job_id)
+                await asyncio.sleep(1)
+            finally:
+                del self._tasks[job_id]
+                self._changed.set()
+
+        self._tasks[job_id] = asyncio.get_running_loop().create_task(run())
+
+    def _forget_all_but(self, job_ids: set[str]) -> None:
+        for job_id in self._watches.keys() - job_ids:
+            self._watches.pop(job_id)()
+        for job_id in self._readers.keys() - job_ids:
+            del self._readers[job_id]
+        self._ended &= job_ids
+
+
+#: How a live job may end, as events.
+_ENDS = (
+    Event.SUCCEED,
+    Event.FAIL,
+    Event.END_CANCELLED,
+    Event.END_TIMED_OUT,
+    Event.VANISH,
+)

@@ -1,0 +1,152 @@
+"""One keeper per state directory: its lock, its wake-up call, and how it is started on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs import __version__
+from jobs.errors import KeeperUnreachableError, StateDirectoryError
+from jobs.paths import Home
+
+WAKE, LEAVE = b"w", b"q"  #: orders on the wake FIFO
+START_LIMIT_S = 15.0
+LOG_LIMIT_BYTES = 1 << 20
+
+
+def take_keeper_lock(home: Home) -> int | None:
+    """The one keeper's lock, held till the process ends; none when another keeper has it."""
+    home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(home.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    _write_info(fd)
+    return fd
+
+
+def _write_info(fd: int) -> None:
+    content = json.dumps({"pid": os.getpid(), "version": __version__}).encode()
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, content, 0)
+
+
+def keeper_info(home: Home) -> dict[str, str | int] | None:
+    """pid and version of the keeper that is alive now; none when there is none."""
+    try:
+        fd = os.open(home.keeper_lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        try:
+            return dict(json.loads(os.pread(fd, 1000, 0)))
+        except ValueError:
+            return {}
+    finally:
+        os.close(fd)
+
+
+def send(home: Home, order: bytes) -> bool:
+    """Give the keeper an order; False when none listens."""
+    try:
+        fd = os.open(home.wake, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENOENT):
+            return False
+        raise StateDirectoryError(f"{home.wake}: {os.strerror(error.errno or 0)}.") from None
+    try:
+        os.write(fd, order)
+    except BlockingIOError:
+        pass  # the FIFO is full of orders: it will wake
+    except BrokenPipeError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+async def ensure_keeper(home: Home, command: Sequence[str]) -> None:
+    """Wake the keeper, starting one with `command` when there is none.
+
+    On return a keeper has taken, or will take, notice of everything that was stored before.
+    An older keeper is asked to leave and replaced; running jobs do not notice.
+    Raises KeeperUnreachableError when none has come within 15 s.
+    """
+    deadline = asyncio.get_running_loop().time() + START_LIMIT_S
+    asked_to_leave = False
+    while True:
+        info = keeper_info(home)
+        if info is not None and not asked_to_leave and _older(info):
+            asked_to_leave = send(home, LEAVE)
+        elif send(home, WAKE):
+            return
+        elif info is None:
+            await asyncio.to_thread(_start, home, command)
+        if asyncio.get_running_loop().time() > deadline:
+            raise KeeperUnreachableError(
+                f"No keeper has come up within {START_LIMIT_S:g} s; {home.keeper_log} says why."
+            )
+        await asyncio.sleep(0.01)
+
+
+def become_keeper(home: Home) -> bool:
+    """Turn this process into the detached keeper that holds the lock; False in all others.
+
+    Called before anything is imported that costs time or starts threads. The process that was
+    started returns False at once, so that whoever started it need not stay its parent.
+    """
+    fd = take_keeper_lock(home)
+    if fd is None or os.fork():
+        return False
+    os.setsid()
+    _write_info(fd)
+    return True
+
+
+def _older(info: dict[str, str | int]) -> bool:
+    def parts(version: str) -> list[int]:
+        return [int(part) for part in version.split(".") if part.isdigit()]
+
+    return parts(str(info.get("version", ""))) < parts(__version__)
+
+
+def _start(home: Home, command: Sequence[str]) -> None:
+    """Start a keeper that outlives us. Of several that come at once, one stays."""
+    try:
+        _trim(home.keeper_log)
+        with home.keeper_log.open("ab") as log:
+            home.keeper_log.chmod(0o600)
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                timeout=START_LIMIT_S,
+                check=True,
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise KeeperUnreachableError(
+            f"The keeper could not be started: {error}; {home.keeper_log} may say why."
+        ) from None
+
+
+def _trim(log: Path) -> None:
+    """Keep one older log; a keeper that writes at this moment goes on in the older one."""
+    try:
+        if log.stat().st_size > LOG_LIMIT_BYTES:
+            log.replace(log.with_suffix(".old.log"))
+    except FileNotFoundError:
+        pass

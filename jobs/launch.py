@@ -1,0 +1,361 @@
+"""From a wish to the exact thing to run: everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jobs import __version__, clock
+from jobs.directory import describe_input
+from jobs.errors import (
+    DirectoryUnusableError,
+    ExecutableNotFoundError,
+    InputUnusableError,
+    InvalidArgumentError,
+    ResourcesUnavailableError,
+    SoftwareMissingError,
+    nearest,
+)
+from jobs.files import check_relative
+from jobs.manifests import Manifest, Manifests
+from jobs.model import (
+    MAX_ARGUMENT_BYTES,
+    MAX_EXEC_BYTES,
+    InputFile,
+    LaunchManifest,
+    LaunchRequest,
+    OutputRule,
+    Resources,
+)
+from jobs.paths import PROJECT
+from jobs.secrets import MASK, is_secret
+from jobs.settings import NamedEnvironment, Settings
+from jobs.text import shown
+
+DEFAULT_PROJECT = "default"
+#: What a job gets of the server's own environment; nothing else leaks in.
+_BASE_ENV = ("HOME", "LANG", "LC_ALL", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
+_STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that can be carried out; nothing has been written yet."""
+
+    manifest: LaunchManifest
+    secrets: dict[str, str]
+    copies: list[Path]  #: files to copy into inputs/
+
+
+def resolve(
+    request: LaunchRequest, settings: Settings, manifests: Manifests, *, client: str | None
+) -> Launch:
+    """Check everything and work out what exactly is to run. Blocks to hash input files.
+
+    Raises a JobError that says what is wrong and what to do.
+    """
+    check_text("the request", request.model_dump())
+    if (request.manifest is None) == (request.command is None):
+        raise InvalidArgumentError("Exactly one of manifest and command must be given.")
+    kind = manifests.get(request.manifest) if request.manifest is not None else None
+    if kind is None and request.params:
+        raise InvalidArgumentError("params go with a manifest, not with a command.")
+    project = request.project or DEFAULT_PROJECT
+    if not PROJECT.fullmatch(project):
+        raise InvalidArgumentError(
+            f"The project {project[:80]!r} is no name of up to 64 letters, digits, '.', '_', '-'."
+        )
+    name = request.name or (kind.name if kind else Path((request.command or [""])[0]).name) or "job"
+    created_at = clock.now()
+    job_id = new_job_id(name, created_at)
+    job_root = settings.state.job(project, job_id).root
+    cwd = _check_cwd(request.cwd) if request.cwd is not None else str(job_root / "work")
+    resources = _resources(request, kind, settings)
+    environment_name, environment = _environment(request, kind, settings)
+
+    python = sys.executable
+    if environment is not None:
+        python = environment.python or ("python" if environment.activate else python)
+    params: dict[str, Any] = {}
+    referenced: list[InputFile] = []
+    if kind is not None:
+        if python == sys.executable:
+            _check_software(kind)
+        params = kind.resolve_params(request.params)
+        for param, path in kind.file_params(params).items():
+            found = _check_input(path, f"The parameter {param!r} of {kind.name}")
+            params[param] = str(found)
+            referenced.append(describe_input(found))
+        command = kind.command(
+            params, python=python, job_dir=str(job_root), cores=str(resources.cores)
+        )
+    else:
+        command = list(request.command or [])
+    if not command or not command[0]:
+        raise InvalidArgumentError("command is empty; it needs at least the program to run.")
+
+    env = _job_env(request, kind, environment, settings, resources)
+    env |= {"OUTLAST_JOB_ID": job_id, "OUTLAST_JOB_DIR": str(job_root)}
+    if environment is not None and environment.activate:
+        command = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast", *command]
+    executable = find_executable(command[0], env["PATH"], request.cwd)
+    _check_size(command, env)
+
+    hidden = sorted(name for name in env if is_secret(name))
+    run = kind.file.run if kind else None
+    default_limit = kind.file.resources.time_limit_s if kind else 0.0
+    grace_s = run.grace_s if run and run.grace_s is not None else settings.grace_s
+    manifest = LaunchManifest(
+        schema=1,
+        job_id=job_id,
+        name=name,
+        project=project,
+        created_at=created_at,
+        manifest=kind.name if kind else None,
+        manifest_sha256=kind.sha256 if kind else None,
+        params=params,
+        command=command,
+        executable=executable,
+        cwd=cwd,
+        env={name: MASK if name in hidden else value for name, value in env.items()},
+        secret_env=hidden,
+        environment=environment_name,
+        inputs=referenced,
+        outputs=[*(kind.file.output if kind else []), *_outputs(request.outputs)],
+        rules=kind.rules_for(params) if kind else {},
+        resources=resources,
+        time_limit_s=default_limit if request.time_limit_s is None else request.time_limit_s,
+        grace_s=grace_s,
+        stop_signal=run.stop_signal if run else "TERM",
+        idempotency_key=request.idempotency_key,
+        request_sha256=digest(request),
+        client=client,
+        host=socket.gethostname(),
+        outlast_version=__version__,
+    )
+    return Launch(manifest, {name: env[name] for name in hidden}, _copies(request, settings))
+
+
+def new_job_id(name: str, at: float) -> str:
+    """`job-20261122-143022-villin-fold-k3f9x`: when, what, and 25 random bits."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
+    when = datetime.fromtimestamp(at, UTC).strftime("%Y%m%d-%H%M%S")
+    random = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(5))
+    return f"job-{when}-{slug}-{random}"
+
+
+def digest(request: LaunchRequest) -> str:
+    """The same for a repeated request, whatever its idempotency key."""
+    content = request.model_dump(mode="json", exclude={"idempotency_key"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_text(what: str, value: Any) -> None:
+    """Refuse text that neither a process nor JSON can carry, anywhere within `value`."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+            raise InvalidArgumentError(
+                f"A text in {what} holds a NUL character or half of a surrogate pair."
+            )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_text(what, key)
+            check_text(str(key), item)
+    elif isinstance(value, list):
+        for item in value:
+            check_text(what, item)
+
+
+def find_executable(program: str, path: str, cwd: str | None) -> str:
+    """The file that `program` names. Raises ExecutableNotFoundError."""
+    if "/" not in program:
+        found = shutil.which(program, path=path)
+        if found is None:
+            raise ExecutableNotFoundError(
+                f"There is no program {shown(program)!r} on the PATH that jobs get."
+            )
+        return found
+    full = os.path.expanduser(program)
+    if not os.path.isabs(full):
+        if cwd is None:
+            raise ExecutableNotFoundError(
+                f"{program!r} is a relative path, but the job starts in an empty folder.",
+                "Give an absolute path, or the cwd that it is relative to.",
+            )
+        full = os.path.join(cwd, full)
+    if not os.path.isfile(full):
+        raise ExecutableNotFoundError(f"There is no file {full!r} to execute.")
+    if not os.access(full, os.X_OK):
+        raise ExecutableNotFoundError(
+            f"{full!r} is not executable.",
+            "Run `chmod +x` on it, or put its interpreter first, as in ['python3', 'script.py'].",
+        )
+    return full
+
+
+def job_path(settings: Settings, environment: NamedEnvironment | None = None) -> str:
+    """The PATH of jobs: the configuration's folders, ours, the server's, the system's."""
+    own = [str(Path(sys.executable).parent)]
+    inherited = os.environ.get("PATH", "").split(os.pathsep)
+    folders = [*(environment.path if environment else []), *settings.path]
+    folders = [os.path.expanduser(folder) for folder in folders]
+    return os.pathsep.join(
+        dict.fromkeys(filter(None, [*folders, *own, *inherited, *_STANDARD_PATH]))
+    )
+
+
+def _job_env(
+    request: LaunchRequest,
+    kind: Manifest | None,
+    environment: NamedEnvironment | None,
+    settings: Settings,
+    resources: Resources,
+) -> dict[str, str]:
+    """A small base, then what the environment, the manifest and the launch add, in this order."""
+    for name in request.env:
+        if not _ENV_NAME.fullmatch(name):
+            raise InvalidArgumentError(
+                f"{name[:80]!r} cannot be the name of an environment variable: "
+                "letters, digits and '_', not beginning with a digit."
+            )
+    base = {
+        name: os.environ[name] for name in (*_BASE_ENV, *settings.pass_env) if name in os.environ
+    }
+    cores = str(resources.cores)
+    return {
+        "LANG": "C.UTF-8",
+        **base,
+        "PATH": job_path(settings, environment),
+        "PYTHONUNBUFFERED": "1",  # else progress stays in a buffer
+        "OMP_NUM_THREADS": cores,
+        **(environment.env if environment else {}),
+        **(kind.file.run.env if kind else {}),
+        **request.env,
+    }
+
+
+def _environment(
+    request: LaunchRequest, kind: Manifest | None, settings: Settings
+) -> tuple[str | None, NamedEnvironment | None]:
+    """The named environment: the launch's, else the manifest's, else one that claims the kind."""
+    name = request.environment or (kind.file.run.environment if kind else None)
+    if name is None and kind is not None:
+        claims = [key for key, env in settings.environments.items() if kind.name in env.manifests]
+        name = claims[0] if claims else None
+    if name is None:
+        return None, None
+    if name not in settings.environments:
+        raise InvalidArgumentError(
+            f"There is no environment {name!r}.{nearest(name, settings.environments)}",
+            "Use one from the configuration's [environments], or leave it out.",
+        )
+    return name, settings.environments[name]
+
+
+def _resources(request: LaunchRequest, kind: Manifest | None, settings: Settings) -> Resources:
+    defaults = kind.file.resources.model_dump(exclude={"time_limit_s"}) if kind else {}
+    wishes = request.resources.model_dump(exclude_none=True)
+    resources = Resources(**{**defaults, **wishes})
+    for unit in ("cores", "memory_mb", "gpus"):
+        asked, there = getattr(resources, unit), getattr(settings, unit)
+        if asked > there:
+            raise ResourcesUnavailableError(
+                f"The job asks for {unit}={asked}, but there are {there}."
+            )
+    return resources
+
+
+def _check_cwd(cwd: str) -> str:
+    path = Path(os.path.expanduser(cwd))
+    if not path.is_absolute():
+        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} is not an absolute path.")
+    try:
+        path = path.resolve(strict=True)
+        os.scandir(path).close()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} cannot be used: {reason}.") from None
+    if not os.access(path, os.X_OK | os.R_OK):
+        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} cannot be entered.")
+    return str(path)
+
+
+def _check_input(path: str, what: str) -> Path:
+    """The file, absolute. A name that is no text for the file system cannot exist either."""
+    full = Path(os.path.expanduser(path))
+    if not full.is_absolute():
+        raise InputUnusableError(f"{what} must be an absolute path, not {path[:200]!r}.")
+    if not full.is_file():
+        raise InputUnusableError(f"{what} names no regular file: {path[:200]!r}.")
+    if not os.access(full, os.R_OK):
+        raise InputUnusableError(f"{what} cannot be read: {path[:200]!r}.")
+    return full
+
+
+def _copies(request: LaunchRequest, settings: Settings) -> list[Path]:
+    copies = [_check_input(path, "An input") for path in request.inputs]
+    names = [path.name for path in copies]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputUnusableError(
+                f"Two inputs are named {name!r}.", "Rename one: inputs share one folder."
+            )
+    total = sum(path.stat().st_size for path in copies)
+    if total > settings.copy_limit_mb << 20:
+        raise InputUnusableError(
+            f"The inputs hold {total >> 20} MB; at most {settings.copy_limit_mb} MB are copied.",
+            "Name large files by absolute path in the command instead; they are read in place.",
+        )
+    return copies
+
+
+def _outputs(patterns: list[str]) -> list[OutputRule]:
+    for pattern in patterns:
+        check_relative(pattern)
+    return [OutputRule(path=pattern, required=True) for pattern in patterns]
+
+
+def _check_software(kind: Manifest) -> None:
+    """Whether the Python distributions that a kind of job needs are in our own environment."""
+    missing = []
+    for requirement in kind.file.software.requires if kind.file.software else []:
+        try:
+            metadata.version(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
+        except metadata.PackageNotFoundError:
+            missing.append(requirement)
+    if missing:
+        wanted = " ".join(f"'{requirement}'" for requirement in missing)
+        raise SoftwareMissingError(
+            f"{kind.name} needs {', '.join(missing)}, which {sys.executable} does not have.",
+            f"Ask the user to run: {sys.executable} -m pip install {wanted}; or to name an "
+            f'environment that has it, with manifests = ["{kind.name}"], in the configuration.',
+        )
+
+
+def _check_size(command: list[str], env: dict[str, str]) -> None:
+    """What execve would refuse, refused in words."""
+    lengths = [len(os.fsencode(part)) for part in command]
+    if max(lengths) > MAX_ARGUMENT_BYTES:
+        raise InvalidArgumentError(
+            f"One argument has {max(lengths)} bytes; the system allows {MAX_ARGUMENT_BYTES}.",
+            "Write the long text into a file and pass the file's path.",
+        )
+    variables = [len(os.fsencode(name + value)) + 2 for name, value in env.items()]
+    if max(variables) > MAX_ARGUMENT_BYTES or sum(lengths) + sum(variables) > MAX_EXEC_BYTES:
+        raise InvalidArgumentError(
+            f"Arguments and environment have {sum(lengths) + sum(variables)} bytes; at most "
+            f"{MAX_EXEC_BYTES} in all and {MAX_ARGUMENT_BYTES} in one are allowed.",
+            "Write the long text into a file and pass the file's path.",
+        )

@@ -1,0 +1,284 @@
+"""The nouns: what a launch asks for, what was launched, what a job is now, how it ended.
+
+Times are seconds since the epoch (UTC); durations are seconds; sizes are bytes unless the name
+says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.states import FINAL, State
+
+SCHEMA = 1  #: of job.json and run.json
+
+#: One argument of execve may hold 128 KiB on Linux (MAX_ARG_STRLEN), its end mark included.
+MAX_ARGUMENT_BYTES = 128 * 1024 - 1
+#: Arguments and environment share a quarter of the stack limit, 2 MiB by default; half is ours.
+MAX_EXEC_BYTES = 1024 * 1024
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Resources(Model):
+    """What a job holds while it runs. `memory_mb` 0 means: not counted."""
+
+    cores: int = Field(1, ge=1, le=4096)
+    memory_mb: int = Field(0, ge=0, le=1 << 26)
+    gpus: int = Field(0, ge=0, le=64)
+
+
+class ResourceWishes(Model):
+    """What a launch says of resources; what it leaves out comes from the manifest or default."""
+
+    cores: int | None = Field(None, ge=1, le=4096)
+    memory_mb: int | None = Field(None, ge=0, le=1 << 26)
+    gpus: int | None = Field(None, ge=0, le=64)
+
+
+class LaunchRequest(Model):
+    """A wish as a face passes it on. Exactly one of `manifest` and `command`."""
+
+    manifest: str | None = None
+    params: dict[str, Any] = {}
+    command: list[str] | None = None
+    name: str | None = Field(None, max_length=100)
+    project: str | None = None
+    cwd: str | None = None
+    env: dict[str, str] = {}
+    environment: str | None = None
+    inputs: list[str] = Field([], max_length=1000)
+    outputs: list[str] = Field([], max_length=100)
+    resources: ResourceWishes = ResourceWishes()
+    time_limit_s: float | None = Field(None, ge=0, le=10 * 365 * 86400)
+    idempotency_key: str | None = Field(None, min_length=1, max_length=200)
+
+
+class ProgressRule(Model):
+    """How far a program is, read from what it writes: named groups of `regex`.
+
+    `percent`, or `step` with `total` (a group, or the rule's own `total`), give the fraction; any
+    other group that is a number is a metric.
+    """
+
+    source: str = "stdout"
+    regex: str
+    total: str | None = None
+    message: str | None = None
+
+
+class FailureRule(Model):
+    """A line that means failure even when the exit code is 0."""
+
+    source: str | None = None  #: a log; by default both stdout and stderr
+    regex: str
+    meaning: str
+
+
+class OutputRule(Model):
+    """A file, or a glob of files, that the job is to leave in its working directory."""
+
+    path: str
+    kind: Kind | None = None
+    description: str = ""
+    required: bool = False
+
+
+Kind = Literal[
+    "table",
+    "image",
+    "text",
+    "json",
+    "trajectory",
+    "structure",
+    "checkpoint",
+    "log",
+    "data",
+]
+
+
+class Rules(Model):
+    """What a manifest knows about reading its program."""
+
+    progress: ProgressRule | None = None
+    failures: list[FailureRule] = []
+    exit_codes: dict[int, str] = {}  #: meaning of codes other than 0
+
+
+class InputFile(Model):
+    path: str
+    size: int
+    sha256: str | None = None  #: none for a file that is too large to hash at launch
+
+
+class LaunchManifest(Model):
+    """job.json: what exactly was launched. Enough to run it, to watch it and to explain it."""
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    job_id: str
+    name: str
+    project: str
+    engine: str = "local"
+    created_at: float
+    manifest: str | None = None
+    manifest_sha256: str | None = None
+    params: dict[str, Any] = {}
+    command: list[str]  #: exactly what is executed, argument by argument
+    executable: str  #: the file that `command[0]` was found to be
+    cwd: str
+    env: dict[str, str]  #: the whole environment; a secret's value is "***"
+    secret_env: list[str] = []  #: names whose values are in secrets.json until the end
+    environment: str | None = None
+    inputs: list[InputFile] = []
+    outputs: list[OutputRule] = []
+    rules: Rules = Rules()
+    resources: Resources
+    time_limit_s: float = 0  #: 0: none
+    grace_s: float = 10  #: between the request to end and the kill
+    stop_signal: str = "TERM"
+    idempotency_key: str | None = None
+    request_sha256: str
+    client: str | None = None  #: who asked: name and version of the MCP client, or "cli"
+    host: str
+    outlast_version: str
+
+
+class Outcome(Model):
+    """How a job ended; apart from its state, because only facts that are known stand here."""
+
+    exit_code: int | None = None
+    signal: str | None = None
+    reason: str | None = None
+
+
+class Progress(Model):
+    fraction: float | None = Field(None, ge=0, le=1)
+    message: str | None = None
+    eta_s: float | None = None
+    metrics: dict[str, float] = {}
+
+
+class Job(Model):
+    """One job as the index knows it now."""
+
+    seq: int
+    id: str
+    project: str
+    name: str
+    manifest: str | None
+    engine: str
+    state: State
+    resources: Resources
+    gpu_ids: list[int] = []
+    idempotency_key: str | None
+    request_sha256: str
+    attempt: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    changed_at: float
+    heartbeat_at: float | None
+    cancel_at: float | None
+    cancel_reason: str | None
+    cancel_grace_s: float | None
+    wait_reason: str | None
+    outcome: Outcome
+    progress: Progress | None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    def elapsed_s(self, now: float) -> float | None:
+        """Seconds that the command has run, or ran; none when it never started."""
+        if self.started_at is None:
+            return None
+        return max(0.0, (self.ended_at or now) - self.started_at)
+
+
+class JobEvent(Model):
+    at: float
+    event: str
+    state: State
+    detail: str | None
+
+
+class ExitRecord(Model):
+    """The shim's record of the end, as it stands in the file `exit`."""
+
+    why: Literal["exit", "cancelled", "timeout", "terminated", "start_error"]
+    exit_code: int | None
+    signal: int | None
+    error: str | None = None
+    ended_at: float
+    wall_s: float
+    user_s: float
+    system_s: float
+    max_rss_kb: int
+    survivors: list[int] = []
+
+
+class StartedRecord(Model):
+    """The shim's record of the start, as it stands in the file `started`."""
+
+    pid: int
+    start_ticks: str
+    boot_id: str
+    started_at: float
+
+
+class CancelWish(Model):
+    """cancel.json"""
+
+    at: float
+    reason: str | None = None
+    grace_s: float | None = None
+
+
+class Artifact(Model):
+    """A file that the job made, relative to its working directory."""
+
+    path: str  #: bytes that are not UTF-8 are shown as \\xNN
+    size: int
+    modified_at: float
+    kind: Kind
+    sha256: str | None = None
+    description: str = ""
+
+
+class ExpectedOutput(Model):
+    path: str
+    required: bool
+    present: bool
+
+
+class ArtifactScan(Model):
+    artifacts: list[Artifact]
+    expected: list[ExpectedOutput] = []
+    total_size: int
+    truncated: bool = False  #: the bounds of the scan were reached: there are more files
+    skipped: dict[str, int] = {}  #: links, FIFOs and the like that were passed over
+
+
+class RunRecord(Model):
+    """run.json: how it ended and what it left."""
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    job_id: str
+    state: State
+    outcome: Outcome
+    created_at: float
+    started_at: float | None
+    ended_at: float
+    wall_s: float | None = None
+    user_s: float | None = None
+    system_s: float | None = None
+    max_rss_kb: int | None = None
+    survivors: list[int] = []
+    attempt: int
+    artifacts: ArtifactScan
+    events: list[JobEvent]

@@ -1,0 +1,408 @@
+"""The verbs that every face calls. Validates, writes wishes, reads facts; starts no process."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobs import artifacts, clock, logs
+from jobs.artifacts import Content
+from jobs.directory import give_birth, make_unborn, read_launch_manifest, remove_unborn
+from jobs.errors import (
+    IdempotencyConflictError,
+    InvalidArgumentError,
+    InvalidCursorError,
+    JobError,
+    JobNotFoundError,
+    KeeperUnreachableError,
+    StateDirectoryError,
+    nearest,
+)
+from jobs.files import write_durable
+from jobs.keeping import ensure_keeper
+from jobs.launch import check_text, resolve
+from jobs.manifests import Manifests
+from jobs.model import (
+    Artifact,
+    ArtifactScan,
+    CancelWish,
+    Job,
+    LaunchManifest,
+    LaunchRequest,
+    RunRecord,
+)
+from jobs.paths import JOB_ID, JobDir
+from jobs.progress import log_place
+from jobs.settings import Settings
+from jobs.states import State
+from jobs.store import DuplicateJobIdError, Store
+
+PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
+MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
+MAX_LIST = 100
+MAX_LINES = 1000
+ARTIFACT_PAGE = 15
+
+
+@dataclass(frozen=True)
+class Launched:
+    job: Job
+    reused: bool = False  #: the idempotency key was known: this is the earlier job
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class JobPage:
+    jobs: list[Job]
+    next_cursor: str | None
+    active: dict[State, int]  #: how many jobs are not final, by state
+
+
+@dataclass(frozen=True)
+class ArtifactPage:
+    job: Job
+    artifacts: list[Artifact]
+    scan: ArtifactScan  #: all that was found
+    matching: int
+    next_cursor: str | None
+
+
+class Service:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        settings: Settings,
+        manifests: Manifests,
+        keeper_command: Sequence[str],
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._home = settings.state
+        self._manifests = manifests
+        self._keeper_command = keeper_command
+
+    async def launch(
+        self, request: LaunchRequest, *, client: str | None, wait_s: float | None = None
+    ) -> Launched:
+        """Accept a job durably and have it started as soon as there is room.
+
+        Without `wait_s`, waits up to 2 s for proof of life; with it, that long for the end. The
+        same idempotency key gives the same job. Once accepted the job is not lost, even when the
+        caller is gone before the answer. Raises a JobError; then there is no job.
+        """
+        check_wait(wait_s)
+        launched = await asyncio.shield(self._accept(request, client))
+        try:
+            await ensure_keeper(self._home, self._keeper_command)
+        except KeeperUnreachableError as error:
+            return replace(launched, warning=str(error))
+        until = _ended if wait_s is not None else _known
+        job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
+        return replace(launched, job=job)
+
+    async def _accept(self, request: LaunchRequest, client: str | None) -> Launched:
+        check_text("idempotency_key", request.idempotency_key)
+        for _ in range(10):
+            launch = await asyncio.to_thread(
+                resolve, request, self._settings, self._manifests, client=client
+            )
+            known = await self._known_by_key(launch.manifest)
+            if known is not None:
+                return Launched(known, reused=True)
+            try:
+                manifest = await asyncio.to_thread(
+                    make_unborn, self._home, launch.manifest, launch.secrets, launch.copies
+                )
+            except FileExistsError:
+                continue  # someone drew the same random ID in this second
+            except OSError as error:
+                raise StateDirectoryError(
+                    f"The job directory cannot be made: {error.strerror}."
+                ) from None
+            try:
+                job = await self._store.insert(manifest)
+            except DuplicateJobIdError:
+                remove_unborn(self._home, manifest)
+                continue
+            except Exception:
+                remove_unborn(self._home, manifest)
+                raise
+            if job.id != manifest.job_id:  # the same key came in by another server just now
+                remove_unborn(self._home, manifest)
+                continue
+            await asyncio.to_thread(give_birth, self._home, job)
+            return Launched(job)
+        raise StateDirectoryError("No free job ID was found in ten attempts.")
+
+    async def _known_by_key(self, manifest: LaunchManifest) -> Job | None:
+        """The job that has the key. Raises IdempotencyConflictError when it is another request."""
+        if manifest.idempotency_key is None:
+            return None
+        known = await self._store.by_key(manifest.idempotency_key)
+        if known is not None and known.request_sha256 != manifest.request_sha256:
+            raise IdempotencyConflictError(
+                f"The idempotency_key belongs to {known.id}, which was launched differently."
+            )
+        return known
+
+    async def job(self, job_id: str, *, wait_s: float = 0) -> Job:
+        """One job now; with `wait_s`, as soon as its state changes, or after that long.
+
+        Raises JobNotFoundError with the most similar ID.
+        """
+        check_wait(wait_s)
+        check_text("job_id", job_id)
+        job = await self._store.get(job_id)
+        if job is None:
+            raise JobNotFoundError(await self._not_found(job_id))
+        first = job.state
+        return await self._wait(job, lambda now: now.is_final or now.state != first, wait_s)
+
+    async def _not_found(self, job_id: str) -> str:
+        shown = repr(job_id if len(job_id) <= 100 else job_id[:100] + "…")
+        similar = await self._store.ids_like(job_id[-60:]) if job_id else []
+        if not similar and JOB_ID.fullmatch(job_id):
+            newest = await self._store.newest(project=None, state=None, before=None, limit=100)
+            return f"There is no job {shown}.{nearest(job_id, [job.id for job in newest])}"
+        hint = f" Did you mean {similar[0]!r}?" if similar else ""
+        return f"There is no job {shown}.{hint}"
+
+    async def _wait(self, job: Job, until: Any, seconds: float) -> Job:
+        """The job once `until(job)` holds, or after `seconds`. The index is asked, not watched:
+        a keeper and any number of servers write it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pause_s = 0.01
+        while not until(job) and (left := deadline - loop.time()) > 0:
+            await asyncio.sleep(min(pause_s, left))
+            pause_s = min(pause_s * 1.3, 0.25)
+            job = await self._store.get(job.id) or job
+        return job
+
+    async def list_jobs(
+        self,
+        *,
+        project: str | None = None,
+        state: State | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """The newest jobs. `cursor` is a page's `next_cursor`; raises InvalidCursorError."""
+        if not 1 <= limit <= MAX_LIST:
+            raise InvalidArgumentError(f"limit must be from 1 to {MAX_LIST}, not {limit}.")
+        check_text("project", project)
+        before = _parse_number(cursor, "job_status")
+        jobs = await self._store.newest(
+            project=project, state=state, before=before, limit=limit + 1
+        )
+        page = jobs[:limit]
+        more = str(page[-1].seq) if len(jobs) > limit else None
+        return JobPage(page, more, await self._store.count_active())
+
+    async def tail(
+        self,
+        job_id: str,
+        *,
+        stream: str = "stdout",
+        lines: int = 50,
+        cursor: str | None = None,
+        grep: str | None = None,
+    ) -> tuple[Job, logs.Excerpt]:
+        """The end of a log, what came after a cursor, or the lines that match.
+
+        `stream` is stdout, stderr or a file that the program writes in its working directory.
+        """
+        if not 1 <= lines <= MAX_LINES:
+            raise InvalidArgumentError(f"lines must be from 1 to {MAX_LINES}, not {lines}.")
+        if cursor is not None and grep is not None:
+            raise InvalidArgumentError("Give cursor or grep, not both.")
+        for what, text in (("stream", stream), ("grep", grep)):
+            check_text(what, text)
+        job = await self.job(job_id)
+        launched, job_dir = self._launched(job)
+        root, name = log_place(launched, job_dir, stream)
+        if root == job_dir.root and not (root / name).exists():
+            return job, logs.Excerpt("", None, 0, ["nothing has been written yet"])
+        if cursor is not None:
+            excerpt = await asyncio.to_thread(
+                logs.follow, root, name, cursor, lines=lines, ended=job.is_final
+            )
+        elif grep is not None:
+            excerpt = await asyncio.to_thread(logs.grep, root, name, grep, lines=lines)
+        else:
+            excerpt = await asyncio.to_thread(logs.tail, root, name, lines=lines)
+        return job, excerpt
+
+    def last_line(self, job: Job) -> tuple[str, str] | None:
+        """(stream, its last line) for the stream that says most about the job now."""
+        order = ("stderr", "stdout") if job.state is State.FAILED else ("stdout", "stderr")
+        job_dir = self.directory(job)
+        names = {"stdout": job_dir.stdout.name, "stderr": job_dir.stderr.name}
+        for stream in order:
+            try:
+                line = logs.last_line(job_dir.root, names[stream])
+            except (JobError, OSError):
+                continue
+            if line:
+                return stream, line
+        return None
+
+    async def cancel(
+        self,
+        job_id: str,
+        *,
+        reason: str | None = None,
+        grace_s: float | None = None,
+        wait_s: float = 5.0,
+    ) -> Job:
+        """Wish the job to end; on return it has ended, or the wish is stored and acted upon.
+
+        Harmless when repeated or when the job has already ended.
+        """
+        if grace_s is not None and not 0 <= grace_s <= 86400:
+            raise InvalidArgumentError(f"grace_s must be from 0 to 86400, not {grace_s:g}.")
+        check_text("reason", reason)
+        check_wait(wait_s)
+        job = await self.job(job_id)
+        if job.is_final:
+            return job
+        wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
+        if job.cancel_at is None:
+            path = self.directory(job).cancel
+            try:
+                await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
+            except OSError as error:
+                raise StateDirectoryError(f"{path} cannot be written: {error.strerror}.") from None
+            await self._store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
+        await ensure_keeper(self._home, self._keeper_command)
+        return await self._wait(job, _ended, wait_s)
+
+    async def list_artifacts(
+        self, job_id: str, *, pattern: str | None = None, cursor: str | None = None
+    ) -> ArtifactPage:
+        """The files that the job has left, a page of those that match the glob `pattern`."""
+        check_text("pattern", pattern)
+        skip = _parse_number(cursor, "list_artifacts") or 0
+        job = await self.job(job_id)
+        found = await asyncio.to_thread(self._scan, job)
+        chosen = [
+            artifact
+            for artifact in found.artifacts
+            if pattern is None or fnmatch.fnmatch(artifact.path, pattern)
+        ]
+        page = chosen[skip : skip + ARTIFACT_PAGE]
+        more = skip + len(page)
+        cursor = str(more) if more < len(chosen) else None
+        return ArtifactPage(job, page, found, len(chosen), cursor)
+
+    def _scan(self, job: Job) -> ArtifactScan:
+        """From the run record when there is one: it is the list as it was at the end."""
+        job_dir = self.directory(job)
+        if job.is_final:
+            try:
+                return RunRecord.model_validate_json(job_dir.run_record.read_bytes()).artifacts
+            except (OSError, ValueError):
+                pass
+        launched, job_dir = self._launched(job)
+        return artifacts.scan(launched, job_dir, started_at=job.started_at)
+
+    async def read_artifact(
+        self,
+        job_id: str,
+        path: str,
+        *,
+        offset: int = 0,
+        max_bytes: int = artifacts.DEFAULT_TEXT_BYTES,
+    ) -> tuple[Job, Content]:
+        """A part of a text, a table's head, end and shape, or a picture."""
+        if offset < 0 or offset >= 1 << 62:
+            raise InvalidArgumentError(f"offset must be 0 or more, not {offset}.")
+        if not 1 <= max_bytes <= artifacts.MAX_TEXT_BYTES:
+            raise InvalidArgumentError(
+                f"max_bytes must be from 1 to {artifacts.MAX_TEXT_BYTES}, not {max_bytes}."
+            )
+        check_text("path", path)
+        job = await self.job(job_id)
+        launched, _ = self._launched(job)
+        content = await asyncio.to_thread(
+            artifacts.read, launched, path, offset=offset, max_bytes=max_bytes
+        )
+        return job, content
+
+    def describe_manifests(self, name: str | None = None) -> list[Any]:
+        """All valid kinds of job, or the named one."""
+        if name is None:
+            return self._manifests.all()[0]
+        check_text("name", name)
+        return [self._manifests.get(name)]
+
+    async def to_prune(self, *, older_than_s: float, keep_bytes: int | None) -> list[Job]:
+        """Ended jobs that are older, and the oldest beyond `keep_bytes` in all. Removes nothing."""
+        now = clock.now()
+        ended: list[Job] = []
+        while page := await self._store.ended_before(now, after_seq=ended[-1].seq if ended else 0):
+            ended += page
+        old = [job for job in ended if (job.ended_at or now) < now - older_than_s]
+        if keep_bytes is None:
+            return old
+        chosen = {job.id: job for job in old}
+        sizes = {job.id: await asyncio.to_thread(self.size_of, job) for job in ended}
+        total = sum(size for job_id, size in sizes.items() if job_id not in chosen)
+        for job in ended:
+            if total <= keep_bytes:
+                break
+            if job.id not in chosen:
+                chosen[job.id] = job
+                total -= sizes[job.id]
+        return list(chosen.values())
+
+    def size_of(self, job: Job) -> int:
+        """Bytes that removing the job's directory would free. Blocks."""
+        return sum(file.size for file in artifacts.Walk(self.directory(job).root).files())
+
+    async def prune(self, job: Job) -> bool:
+        """Remove an ended job, its directory first: after a crash it is there to prune again."""
+        if not job.is_final:
+            return False
+        await asyncio.to_thread(shutil.rmtree, self.directory(job).root, True)
+        return await self._store.delete(job.id)
+
+    def directory(self, job: Job) -> JobDir:
+        return self._home.job(job.project, job.id)
+
+    def _launched(self, job: Job) -> tuple[LaunchManifest, JobDir]:
+        job_dir = self.directory(job)
+        try:
+            return read_launch_manifest(job_dir), job_dir
+        except (OSError, ValueError) as error:
+            raise StateDirectoryError(
+                f"The job directory {job_dir.root} cannot be read: {str(error).splitlines()[0]}.",
+                "Ask the user whether the folder was moved or removed.",
+            ) from None
+
+
+def check_wait(wait_s: float | None) -> None:
+    if wait_s is not None and not 0 <= wait_s <= MAX_WAIT_S:
+        raise InvalidArgumentError(f"wait_s must be from 0 to {MAX_WAIT_S:g}, not {wait_s:g}.")
+
+
+def _ended(job: Job) -> bool:
+    return job.is_final
+
+
+def _known(job: Job) -> bool:
+    """Whether a launch has nothing more to wait for: it runs, it ended, or it has to queue."""
+    return job.state not in (State.QUEUED, State.STARTING) or job.wait_reason is not None
+
+
+def _parse_number(cursor: str | None, tool: str) -> int | None:
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise InvalidCursorError(f"The cursor is not one that {tool} has given.")
+    return int(cursor)

@@ -1,0 +1,132 @@
+"""Settings: environment over `config.toml` over defaults; the one place that reads them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from jobs.errors import SettingsError, nearest
+from jobs.paths import Home
+
+#: Set for jobs, or read before the settings are; not settings themselves.
+_NOT_SETTINGS = {"OUTLAST_CONFIG", "OUTLAST_JOB_ID", "OUTLAST_JOB_DIR"}
+
+
+def config_path() -> Path:
+    """`OUTLAST_CONFIG`, else `config.toml` in the user's configuration folder."""
+    named = os.environ.get("OUTLAST_CONFIG")
+    return Path(named) if named else platformdirs.user_config_path("outlast") / "config.toml"
+
+
+class NamedEnvironment(BaseModel):
+    """`[environments.NAME]`: where scientific programs live that a chat client's PATH lacks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    activate: str | None = None  #: shell text, run by bash before the command
+    env: dict[str, str] = {}
+    path: list[str] = []  #: folders put before the PATH
+    python: str | None = None  #: what {python} means in a manifest
+    manifests: list[str] = []  #: kinds of job that use this environment by default
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and its unit."""
+
+    model_config = SettingsConfigDict(env_prefix="OUTLAST_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=lambda: platformdirs.user_state_path("outlast"))
+    cores: int = Field(default_factory=lambda: _usable_cores(), ge=1)
+    memory_mb: int = Field(default_factory=lambda: int(psutil.virtual_memory().total >> 20), ge=1)
+    gpus: int = Field(default_factory=lambda: _count_gpus(), ge=0)
+    path: list[str] = []  #: folders put before the PATH of every job
+    pass_env: list[str] = []  #: further variables that jobs get from the server's environment
+    environments: dict[str, NamedEnvironment] = {}
+    manifest_dirs: list[Path] = []  #: folders with manifests of your own
+    grace_s: float = Field(10, ge=0, le=3600)  #: between the request to end a job and the kill
+    keeper_idle_s: float = Field(30, ge=0)  #: the keeper leaves when it has had no work so long
+    copy_limit_mb: int = Field(1024, ge=0)  #: inputs of one launch that are copied
+    hash_limit_mb: int = Field(1024, ge=0)  #: a larger artifact is listed without sha256
+    prune_after_days: float = Field(90, ge=0)  #: what `outlast prune` proposes
+    prune_over_gb: float | None = Field(None, ge=0)  #: and the size to which it prunes
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, toml_file=config_path())
+        return init_settings, env_settings, file
+
+    @property
+    def state(self) -> Home:
+        return Home(self.home.expanduser().absolute())
+
+    @property
+    def all_manifest_dirs(self) -> list[Path]:
+        """Where kinds of job are looked for; an earlier folder hides the same name in a later."""
+        bundled = Path(__file__).resolve().parent.parent / "manifests"
+        return [*(path.expanduser() for path in self.manifest_dirs), bundled]
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings in force. Raises SettingsError with the first fault and where it stands."""
+    _check_names()
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            hint = _nearest_setting(tuple(str(part) for part in fault["loc"]))
+            cause = f"{config_path()} has the unknown key {where!r}.{hint}"
+        else:
+            cause = f"The setting {where!r} is not usable: {fault['msg']}."
+        raise SettingsError(cause) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config_path()} is not valid TOML: {error}.") from None
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"The configuration cannot be read: {error}.") from None
+
+
+def _check_names() -> None:
+    known = {f"OUTLAST_{name.upper()}" for name in Settings.model_fields} | _NOT_SETTINGS
+    for name in os.environ:
+        if name.startswith("OUTLAST_") and name not in known:
+            raise SettingsError(f"{name} is not a setting.{nearest(name, known)}")
+
+
+def _nearest_setting(where: tuple[str, ...]) -> str:
+    inner = len(where) > 1 and where[0] == "environments"
+    fields = NamedEnvironment.model_fields if inner else Settings.model_fields
+    return nearest(where[-1], fields)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _count_gpus() -> int:
+    """NVIDIA devices by the driver's own listing: asking nvidia-smi takes a second or more."""
+    try:
+        return sum(1 for _ in Path("/proc/driver/nvidia/gpus").iterdir())
+    except OSError:
+        return 0

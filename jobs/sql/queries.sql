@@ -1,0 +1,117 @@
+-- Every statement of the store. Each write is one statement, so that each is one transaction,
+-- which SQLite begins as a writer at once: no lock is upgraded, no transaction stays open.
+
+-- name: insert_job
+INSERT INTO job (
+    id, project, name, manifest, engine, state, cores, memory_mb, gpus,
+    idempotency_key, request_sha256, created_at, changed_at
+) VALUES (
+    :id, :project, :name, :manifest, :engine, :state, :cores, :memory_mb, :gpus,
+    :idempotency_key, :request_sha256, :created_at, :created_at
+) ON CONFLICT (idempotency_key) DO NOTHING
+
+-- name: get_job
+SELECT * FROM job WHERE id = :id
+
+-- name: get_job_by_key
+SELECT * FROM job WHERE idempotency_key = :key
+
+-- name: move_job
+-- One guarded step: 0 rows changed means that someone moved it first.
+UPDATE job SET
+    state = :new,
+    changed_at = :at,
+    last_event = :event,
+    started_at = coalesce(:started_at, started_at),
+    ended_at = coalesce(:ended_at, ended_at),
+    exit_code = coalesce(:exit_code, exit_code),
+    signal = coalesce(:signal, signal),
+    reason = coalesce(:reason, reason),
+    wait_reason = NULL
+WHERE id = :id AND state = :old
+
+-- name: claim_job
+-- The start of a queued job that nobody wishes to cancel.
+UPDATE job SET
+    state = :new,
+    changed_at = :at,
+    last_event = :event,
+    attempt = attempt + 1,
+    gpu_ids = :gpu_ids,
+    wait_reason = NULL
+WHERE id = :id AND state = :old AND cancel_at IS NULL
+
+-- name: wish_cancel
+-- The first wish stands; it changes no state.
+UPDATE job SET
+    cancel_at = :at,
+    cancel_reason = :reason,
+    cancel_grace_s = :grace_s
+WHERE id = :id AND cancel_at IS NULL
+
+-- name: set_progress
+UPDATE job SET progress = :progress WHERE id = :id
+
+-- name: set_heartbeats
+UPDATE job SET heartbeat_at = :at WHERE id IN (SELECT value FROM json_each(:ids))
+
+-- name: note_waiting
+UPDATE job SET wait_reason = :reason WHERE state = 'queued' AND wait_reason IS NULL
+
+-- name: any_queued
+SELECT 1 FROM job WHERE state = 'queued' LIMIT 1
+
+-- name: next_fitting
+SELECT * FROM job
+WHERE state = 'queued' AND cancel_at IS NULL
+    AND cores <= :cores AND memory_mb <= :memory_mb AND gpus <= :gpus
+ORDER BY seq LIMIT 1
+
+-- name: queued_to_cancel
+SELECT * FROM job WHERE state = 'queued' AND cancel_at IS NOT NULL ORDER BY seq
+
+-- name: list_in_states
+SELECT * FROM job
+WHERE state IN (SELECT value FROM json_each(:states))
+ORDER BY seq LIMIT :limit
+
+-- name: count_by_state
+SELECT state, count(*) AS jobs FROM job
+WHERE state IN (SELECT value FROM json_each(:states))
+GROUP BY state
+
+-- name: list_newest
+SELECT * FROM job
+WHERE seq < :before
+ORDER BY seq DESC LIMIT :limit
+
+-- name: list_newest_in_state
+SELECT * FROM job
+WHERE state = :state AND seq < :before
+ORDER BY seq DESC LIMIT :limit
+
+-- name: list_newest_in_project
+SELECT * FROM job
+WHERE project = :project AND seq < :before
+ORDER BY seq DESC LIMIT :limit
+
+-- name: list_newest_in_project_and_state
+SELECT * FROM job
+WHERE project = :project AND state = :state AND seq < :before
+ORDER BY seq DESC LIMIT :limit
+
+-- name: list_ended_before
+SELECT * FROM job
+WHERE ended_at < :before AND state IN (SELECT value FROM json_each(:states)) AND seq > :after
+ORDER BY seq LIMIT :limit
+
+-- name: list_ids_like
+SELECT id FROM job WHERE id LIKE :pattern ESCAPE '\' ORDER BY seq DESC LIMIT :limit
+
+-- name: list_events
+SELECT event.at, event.event, event.state, event.detail
+FROM event JOIN job ON job.seq = event.job_seq
+WHERE job.id = :id ORDER BY event.seq LIMIT :limit
+
+-- name: delete_job
+DELETE FROM job WHERE id = :id AND state IN (SELECT value FROM json_each(:states))

@@ -1,0 +1,70 @@
+"""Text from outside, made fit to be shown: to a terminal, to a model, in JSON."""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPES = re.compile(
+    rb"\x1b(?:\[[0-?]*[ -/]*[@-~]"  # colours, cursor movements
+    rb"|\][^\x07\x1b]*(?:\x07|\x1b\\)"  # titles, links
+    rb"|[PX^_][^\x1b]*\x1b\\"  # device strings
+    rb"|[@-Z\\-_])"
+)
+#: Control characters but tab and newline, C1 controls, zero-width, bidi, tag characters.
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def clean(raw: bytes) -> str:
+    """A log's bytes as a terminal would leave them: no escapes, a progress bar's last state only.
+
+    Bytes that are not UTF-8 and characters that could deceive a reader become U+FFFD.
+    """
+    text = _ESCAPES.sub(b"", raw).decode("utf-8", "replace").replace("\r\n", "\n")
+    if "\r" in text:
+        text = "\n".join(_last_state(line) for line in text.split("\n"))
+    return _UNFIT.sub("\ufffd", text)
+
+
+def _last_state(line: str) -> str:
+    return next((part for part in reversed(line.split("\r")) if part), "")
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """One line of bounded length without deceiving characters, for names and messages."""
+    text = _UNFIT.sub("\ufffd", text).replace("\n", "\\n").replace("\t", " ").replace("\r", "")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+_PIECE = re.compile(r"\d{1,3}|[A-Za-z]{1,4}|\s+|.", re.DOTALL)
+
+
+def token_estimate(text: str) -> int:
+    """About how many tokens a model pays for `text`, rather too many than too few."""
+    return sum(1 if piece[0].isascii() else 2 for piece in _PIECE.findall(text))
+
+
+def shown_name(name: str) -> str:
+    """A file name as it came from the file system; bytes that are not UTF-8 become `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def without_partial_character(raw: bytes) -> bytes:
+    """`raw` without the continuation bytes of a character that was cut at its beginning."""
+    start = 0
+    while start < min(3, len(raw)) and raw[start] & 0xC0 == 0x80:
+        start += 1
+    return raw[start:]
+
+
+def without_cut_character(raw: bytes) -> bytes:
+    """`raw` without an incomplete character at its end."""
+    for back in range(1, min(4, len(raw)) + 1):
+        byte = raw[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        length = {0b110: 2, 0b111: 3}.get(byte >> 5, 1) + (byte >> 4 == 0b1111)
+        return raw[:-back] if length > back else raw
+    return raw

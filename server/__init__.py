@@ -1,0 +1,1 @@
+"""Faces: MCP, command line. No rule about jobs lives here."""

@@ -1,0 +1,211 @@
+"""Builds the MCP server and serves it on standard input and output."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult, InputRequiredResult, TextContent
+from mcp_types import Tool as ToolInfo
+
+from jobs import __version__
+from jobs.errors import InvalidArgumentError, JobError, nearest
+from server import refusals, tools
+
+if TYPE_CHECKING:
+    from jobs.service import Service
+
+log = logging.getLogger(__name__)
+
+
+class Rooms:
+    """Opens the service when it is first needed, and again after it could not be opened: a
+    state directory that cannot be used is told by each call, not by a server that never starts."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._lock = asyncio.Lock()
+        self._service: Service | None = None
+
+    async def service(self) -> Service:
+        async with self._lock:
+            if self._service is None:
+                wiring = await asyncio.to_thread(_import_wiring)
+                opening: AbstractAsyncContextManager[Service] = wiring.open_service()
+                self._service = await self._stack.enter_async_context(opening)
+            return self._service
+
+    async def warm_up(self) -> None:
+        """Pay the first call's cost while the client is still greeting."""
+        try:
+            await self.service()
+        except JobError as error:
+            log.warning("%s", error)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+def _import_wiring() -> Any:
+    from server import wiring
+
+    return wiring
+
+
+@asynccontextmanager
+async def _lifespan(_: MCPServer[Rooms]) -> AsyncIterator[Rooms]:
+    rooms = Rooms()
+    warming = asyncio.get_running_loop().create_task(rooms.warm_up())
+    try:
+        yield rooms
+    finally:
+        warming.cancel()
+        await asyncio.wait([warming])
+        await rooms.close()
+
+
+class OutlastServer(MCPServer[Rooms]):
+    """Tells every refusal in our words, and what a model reads of the tools as short as it gets."""
+
+    async def list_tools(self) -> list[ToolInfo]:
+        listed = await super().list_tools()
+        for tool in listed:
+            tool.input_schema = compact_schema(tool.input_schema)
+            if tool.output_schema is not None:
+                tool.output_schema = compact_schema(tool.output_schema)
+            tool.description = " ".join((tool.description or "").split())
+        return listed
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Rooms, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        try:
+            await self._check_names(name, arguments)
+            return await super().call_tool(name, arguments, context)
+        except (ToolError, JobError) as error:
+            cause = error.__cause__ or error
+            refusal = refusals.as_job_error(cause)
+            if refusal.code == "internal_error":
+                log.error("%s failed", name, exc_info=cause)
+            text = TextContent(type="text", text=refusals.as_text(refusal))
+            return CallToolResult(content=[text], is_error=True)
+
+    async def _check_names(self, name: str, arguments: dict[str, Any]) -> None:
+        """An argument that no tool knows would otherwise be passed over in silence."""
+        known = {tool.name: tool.input_schema["properties"] for tool in await self.list_tools()}
+        if name not in known:
+            raise InvalidArgumentError(
+                f"There is no tool {name[:80]!r}.{nearest(name, known)}", "Call tools/list."
+            )
+        for argument in arguments:
+            if argument not in known[name]:
+                hint = nearest(argument, known[name])
+                raise InvalidArgumentError(f"{name} has no argument {argument[:80]!r}.{hint}")
+
+
+def build_server() -> OutlastServer:
+    """The server with its seven tools; each session opens the state directory for itself."""
+    server = OutlastServer(
+        "outlast",
+        title="Outlast: jobs that outlast the chat",
+        instructions=tools.INSTRUCTIONS,
+        version=__version__,
+        lifespan=_lifespan,
+        log_level="WARNING",
+    )
+    tools.register(server)
+    return server
+
+
+def compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same schema in fewer tokens: references inlined, titles and empty defaults left out.
+
+    Optional values are left out of arguments and replies rather than sent as null, so that the
+    alternative `null` need not be told.
+    """
+    definitions = schema.get("$defs", {})
+
+    def compact(node: Any, *, names: bool = False) -> Any:
+        if isinstance(node, list):
+            return [compact(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return compact(definitions[node["$ref"].rsplit("/", 1)[1]])
+        options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
+        if len(options) == 1:
+            rest = {key: value for key, value in node.items() if key != "anyOf"}
+            return compact({**options[0], **rest})
+        kept = {}
+        for key, value in node.items():
+            if not names and key in _NOISE:
+                continue
+            if not names and key == "default" and not value:
+                continue
+            if not names and key == "additionalProperties" and value is True:
+                continue
+            kept[key] = compact(value, names=key == "properties")
+        return kept
+
+    compacted: dict[str, Any] = compact(schema)
+    return compacted
+
+
+_NOISE = ("title", "$defs")
+
+
+def serve_stdio() -> None:
+    """Serve until standard input closes, then leave at once. Jobs and keeper are not touched."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    sys.stdin = io.TextIOWrapper(SurrogateGuard(sys.stdin.buffer), encoding="utf-8")
+    try:
+        build_server().run("stdio")
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+    finally:
+        logging.shutdown()
+        # Not sys.exit: tearing down an interpreter with these imports takes up to two seconds,
+        # and a client kills a server that takes longer than that to leave.
+        os._exit(0)
+
+
+class SurrogateGuard(io.BufferedIOBase):
+    r"""Standard input in which half a surrogate pair (`\ud800`) is replaced by `\u0000`.
+
+    A JSON text may hold one, but it is no Unicode: the JSON parser refuses the whole line, and a
+    client whose call is never answered waits for ever. NUL passes, and the call that holds it is
+    refused in words.
+    """
+
+    _ESCAPES = re.compile(
+        rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+        rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    )
+
+    def __init__(self, inner: BinaryIO) -> None:
+        self._inner = inner
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        line = self._rest or self._inner.readline()
+        if not self._rest and b"\\u" in line:
+            line = self._ESCAPES.sub(lambda m: b"\\u0000" if m["half"] else m[0], line)
+        if size is None or size < 0:
+            size = len(line)
+        self._rest = line[size:]
+        return line[:size]
+
+    read = read1

@@ -1,0 +1,59 @@
+"""The one place that constructs objects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from jobs.manifests import Manifests
+from jobs.paths import Home
+from jobs.service import Service
+from jobs.settings import Settings, load_settings
+from jobs.store import Store
+
+
+def keeper_command(home: Home) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name("keeper_main.py")), str(home.root)]
+
+
+@asynccontextmanager
+async def open_service(settings: Settings | None = None) -> AsyncIterator[Service]:
+    """The service over the state directory that the settings name."""
+    settings = settings or load_settings()
+    home = settings.state
+    store = await Store.open(home.database)
+    try:
+        yield Service(
+            store=store,
+            settings=settings,
+            manifests=Manifests(settings.all_manifest_dirs),
+            keeper_command=keeper_command(home),
+        )
+    finally:
+        await store.close()
+
+
+def run_keeper(home: Home) -> int:
+    """Keep until there is nothing left to keep. The caller holds the keeper's lock."""
+    from jobs.engines.local import LocalEngine
+    from jobs.keeper import Keeper
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s keeper[%(process)d] %(levelname)s %(message)s"
+    )
+
+    async def keep() -> None:
+        settings = load_settings(home=home.root)
+        store = await Store.open(home.database)
+        try:
+            engine = LocalEngine(home.wake)
+            await Keeper(store=store, engine=engine, home=home, settings=settings).run()
+        finally:
+            await store.close()
+
+    asyncio.run(keep())
+    return 0

@@ -1,0 +1,242 @@
+"""manifests/md_openmm.py, run as a job runs it: a process with a directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+SCRIPT = MANIFESTS / "md_openmm.py"
+DIPEPTIDE = MANIFESTS / "data" / "alanine-dipeptide.pdb"
+SHORT = ("--steps", "60", "--report-every", "20", "--checkpoint-every", "30")
+ENDLESS = ("--steps", "100000000", "--report-every", "20", "--checkpoint-every", "30")
+
+
+def command(out: Path, *options: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), "--out", str(out), *options]
+
+
+def run(out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(out, *options),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | environment,
+    )
+
+
+def run_until(out: Path, mark: str, signal_number: signal.Signals) -> tuple[int, str]:
+    """Start an endless run, send it the signal after a line with `mark`; exit code and stdout."""
+    with subprocess.Popen(command(out, *ENDLESS), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if mark in line:
+                process.send_signal(signal_number)
+                break
+        rest = process.stdout.read()
+        return process.wait(timeout=60), "".join(lines) + rest
+
+
+def rows(path: Path) -> list[list[str]]:
+    return [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def steps(path: Path) -> list[int]:
+    return [int(row[0]) for row in rows(path)[1:]]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """The script as a module; without an import, which would leave a __pycache__ beside it."""
+    module = ModuleType("md_openmm")
+    exec(compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec"), vars(module))
+    return module
+
+
+def atoms_of(path: Path) -> dict[tuple[str, str], np.ndarray]:
+    """Positions in angstrom, by residue and atom name."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(("ATOM", "HETATM")):
+            xyz = np.array([float(line[i : i + 8]) for i in (30, 38, 46)])
+            found[line[17:20], line[12:16].strip()] = xyz
+    return found
+
+
+# ---- the bundled molecule ------------------------------------------------------------------------
+
+
+def test_dipeptide_is_l_alanine_with_sound_geometry(script: ModuleType) -> None:
+    atoms = atoms_of(DIPEPTIDE)
+    assert len(atoms) == 22
+    n, ca, c, cb, ha = (atoms["ALA", name] for name in ("N", "CA", "C", "CB", "HA"))
+    # The CORN rule: seen with HA towards the eye, CO, R, N follow each other clockwise in L.
+    away = ca - ha
+    for first, second in ((c, cb), (cb, n), (n, c)):
+        assert np.cross(first - ca, second - ca) @ away > 0
+    phi = script.dihedral_deg(np.array([atoms["ACE", "C"], n, ca, c]))
+    psi = script.dihedral_deg(np.array([n, ca, c, atoms["NME", "N"]]))
+    omega = script.dihedral_deg(np.array([atoms["ACE", "CH3"], atoms["ACE", "C"], n, ca]))
+    assert (phi, psi) == pytest.approx((-75, 145), abs=0.5)
+    assert abs(omega) == pytest.approx(180, abs=0.5)
+    places = list(atoms.values())
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(places) for b in places[:i]]
+    assert sum(d < 1.65 for d in distances) == 21  # the bonds of a molecule without rings
+    assert min(distances) > 0.98
+
+
+def test_dihedral_sign_and_mirror_images(script: ModuleType) -> None:
+    quarter = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]], dtype=float)
+    assert script.dihedral_deg(quarter) == pytest.approx(90)
+    assert script.dihedral_deg(quarter * [1, -1, 1]) == pytest.approx(-90)
+    turned = quarter @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) + 5
+    assert script.rmsd(turned, quarter) == pytest.approx(0, abs=1e-7)
+    assert script.rmsd(quarter * [1, -1, 1], quarter) > 0.1
+
+
+# ---- runs ----------------------------------------------------------------------------------------
+
+
+def test_short_run_leaves_everything(tmp_path: Path) -> None:
+    done = run(tmp_path, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert "[md] step=60/60 time_ps=0.2 T=" in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "topology.pdb", "trajectory.000000000.dcd", "energies.csv", "observables.csv",
+        "checkpoint.chk", "state.xml", "final.pdb", "summary.json", "md.png", "ramachandran.png",
+    }  # fmt: skip
+    assert steps(tmp_path / "energies.csv") == [0, 20, 40, 60]
+    assert steps(tmp_path / "observables.csv") == [0, 20, 40, 60]
+    start = rows(tmp_path / "observables.csv")[1]
+    assert float(start[2]) == pytest.approx(0, abs=2e-4)
+    assert float(start[4]) < 0  # phi of L-alanine
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["atoms"], summary["steps"], summary["finished"]) == (22, 60, True)
+    assert summary["simulated_ns"] == pytest.approx(60 * 4e-6)
+    assert 100 < summary["mean_temperature_k"] < 600
+    for name in ("md.png", "ramachandran.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / name).stat().st_size < 100_000
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert run(whole, *SHORT).returncode == 0
+    assert run(halves, *SHORT, "--steps", "30").returncode == 0
+    assert run(halves, *SHORT, "--resume").returncode == 0
+    # The half run also reported its last step, 30; the last column is the speed.
+    kept = [row[:-1] for row in rows(halves / "energies.csv") if row[0] != "30"]
+    assert kept == [row[:-1] for row in rows(whole / "energies.csv")]
+    assert (halves / "final.pdb").read_bytes() == (whole / "final.pdb").read_bytes()
+
+
+def test_term_stops_with_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
+    code, output = run_until(tmp_path, "step=100/", signal.SIGTERM)
+    assert code == 75
+    assert "[stopped] step=" in output
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["finished"] is False
+    stopped_at = summary["steps"]
+    goal = stopped_at - stopped_at % 20 + 60
+    resumed = run(tmp_path, *SHORT, "--steps", str(goal), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"[resume] step={stopped_at}/{goal}" in resumed.stdout
+    assert steps(tmp_path / "energies.csv") == list(range(0, goal + 1, 20))
+    assert len(list(tmp_path.glob("trajectory.*.dcd"))) == 2
+
+
+def test_kill_and_resume_leave_no_row_twice(tmp_path: Path) -> None:
+    code, _ = run_until(tmp_path, "step=100/", signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    with (tmp_path / "energies.csv").open("a", encoding="utf-8") as file:
+        file.write("99999980,1.0,2.0,3.0,4.0,5.0\n9999")  # past the checkpoint, and cut short
+    goal = checkpointed_step(tmp_path) // 20 * 20 + 40
+    resumed = run(tmp_path, *SHORT, "--steps", str(goal), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    for table in ("energies.csv", "observables.csv"):
+        assert steps(tmp_path / table) == list(range(0, goal + 1, 20))
+
+
+def checkpointed_step(out: Path) -> int:
+    head = (out / "state.xml").read_text(encoding="utf-8")[:500]
+    return int(head.split('stepCount="')[1].split('"')[0])
+
+
+# ---- what can go wrong ---------------------------------------------------------------------------
+
+
+def test_unreadable_checkpoint_falls_back_to_the_state(tmp_path: Path) -> None:
+    assert run(tmp_path, *SHORT, "--steps", "30").returncode == 0
+    (tmp_path / "checkpoint.chk").write_bytes(b"not a checkpoint")
+    resumed = run(tmp_path, *SHORT, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "taking state.xml" in resumed.stdout
+    assert steps(tmp_path / "energies.csv")[-1] == 60
+
+
+def test_too_long_a_time_step_is_reported_as_a_blow_up(tmp_path: Path) -> None:
+    failed = run(tmp_path, "--steps", "2000", "--timestep-fs", "40")
+    assert failed.returncode == 65, failed.stdout
+    assert failed.stderr.startswith("[error] the simulation blew up")
+    assert "Traceback" not in failed.stderr
+
+
+GLYCINE_HEAVY = """\
+ATOM      1  N   GLY A   1       0.000   0.000   0.000  1.00  0.00           N
+ATOM      2  CA  GLY A   1       1.460   0.000   0.000  1.00  0.00           C
+ATOM      3  C   GLY A   1       2.000   1.420   0.000  1.00  0.00           C
+ATOM      4  O   GLY A   1       1.250   2.390   0.000  1.00  0.00           O
+END
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot open"),
+        ("", "holds no PDB structure"),
+        ("ATOM      1  N   ALA A   1      xx.xxx  1.0 2.0\n", "holds no PDB structure"),
+        (GLYCINE_HEAVY, "the force field does not cover"),
+        (GLYCINE_HEAVY.replace("GLY", "XYZ"), "the force field does not cover"),
+    ],
+)
+def test_unusable_structure_is_one_clear_line(
+    tmp_path: Path, content: str | None, says: str
+) -> None:
+    pdb = tmp_path / "input.pdb"
+    if content is not None:
+        pdb.write_text(content, encoding="utf-8")
+    refused = run(tmp_path / "out", "--pdb", str(pdb))
+    assert refused.returncode == 66
+    assert refused.stderr.startswith("[error] ")
+    assert says in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_a_second_fresh_start_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    assert run(tmp_path, *SHORT).returncode == 0
+    refused = run(tmp_path, *SHORT)
+    assert refused.returncode == 66
+    assert "--resume" in refused.stderr
+
+
+def test_without_matplotlib_the_run_still_ends_well(tmp_path: Path) -> None:
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "matplotlib.py").write_text("raise ImportError('absent')\n", encoding="utf-8")
+    done = run(tmp_path / "out", *SHORT, PYTHONPATH=str(shadow))
+    assert done.returncode == 0, done.stderr
+    assert "[warn] matplotlib is not installed" in done.stdout
+    assert (tmp_path / "out" / "summary.json").exists()
