@@ -14,27 +14,17 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from jobs import clock, keeping, outcome
-from jobs.artifacts import scan
+from jobs import clock, keeping
 from jobs.directory import give_birth, read_launch_manifest
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
-from jobs.files import write_durable
-from jobs.model import (
-    ArtifactScan,
-    Job,
-    JobEvent,
-    LaunchManifest,
-    Outcome,
-    Progress,
-    Resources,
-    RunRecord,
-)
+from jobs.finish import conclude, read_run_record
+from jobs.model import Job, Outcome, Progress, Resources
 from jobs.paths import Home, JobDir
 from jobs.progress import ProgressReader
 from jobs.recovery import sweep_abandoned
 from jobs.settings import Settings
-from jobs.states import HOLDS_SLOTS, Event, State, after
+from jobs.states import HOLDS_SLOTS, Event, State, event_towards
 from jobs.store import Store
 
 log = logging.getLogger(__name__)
@@ -275,12 +265,14 @@ class Keeper:
         """Write the run record, then make the job final. Repeated after a crash, both agree."""
         job_dir = self._home.job(job.project, job.id)
         async with self._finishers:
-            try:
-                record = RunRecord.model_validate_json(job_dir.run_record.read_bytes())
-            except (OSError, ValueError):
+            record = read_run_record(job_dir.run_record)
+            if record is None:
                 events = await self._store.events(job.id)
-                record = await asyncio.to_thread(self._conclude, job, job_dir, sighting, events)
-        event = next(event for event in _ENDS if after(job.state, event) is record.state)
+                limit = self._settings.hash_limit_mb << 20
+                record = await asyncio.to_thread(
+                    conclude, job, job_dir, sighting, events, hash_limit_bytes=limit
+                )
+        event = event_towards(job.state, record.state)
         if record.started_at is not None:
             elapsed = record.ended_at - record.started_at
             reader = self._readers.get(job.id)
@@ -295,69 +287,6 @@ class Keeper:
             ended_at=record.ended_at,
         )
         job_dir.secrets.unlink(missing_ok=True)
-
-    def _conclude(
-        self, job: Job, job_dir: JobDir, sighting: Sighting, events: list[JobEvent]
-    ) -> RunRecord:
-        """Look at what is left and write run.json. Runs in a thread."""
-        launched: LaunchManifest | None
-        try:
-            launched = read_launch_manifest(job_dir)
-        except (OSError, ValueError):
-            launched = None
-        started_at = sighting.started.started_at if sighting.started else job.started_at
-        found = ArtifactScan(artifacts=[], total_size=0)
-        failure = error_line = None
-        if launched is not None:
-            found = scan(
-                launched,
-                job_dir,
-                started_at=started_at,
-                hash_limit_bytes=self._settings.hash_limit_mb << 20,
-            )
-            failure = outcome.find_failure(launched, job_dir)
-            error_line = outcome.find_error_line(launched, job_dir)
-        verdict = outcome.judge(
-            launched,
-            sighting,
-            failure=failure,
-            missing=outcome.missing_outputs(found),
-            error_line=error_line,
-        )
-        if verdict.event is Event.END_CANCELLED and job.cancel_reason:
-            verdict = outcome.Verdict(
-                verdict.event,
-                verdict.outcome.model_copy(update={"reason": f"Cancelled: {job.cancel_reason}"}),
-            )
-        ended_at = sighting.exit.ended_at if sighting.exit else clock.now()
-        state = after(job.state, verdict.event)
-        last = JobEvent(
-            at=ended_at, event=verdict.event, state=state, detail=verdict.outcome.reason
-        )
-        used = (
-            sighting.exit.model_dump(
-                include={"wall_s", "user_s", "system_s", "max_rss_kb", "survivors"}
-            )
-            if sighting.exit
-            else {}
-        )
-        record = RunRecord(
-            schema=1,
-            job_id=job.id,
-            state=state,
-            outcome=verdict.outcome,
-            created_at=job.created_at,
-            started_at=started_at,
-            ended_at=ended_at,
-            attempt=job.attempt,
-            artifacts=found,
-            events=[*events, last],
-            **used,
-        )
-        if job_dir.root.is_dir():
-            content = record.model_dump_json(by_alias=True, indent=1) + "\n"
-            write_durable(job_dir.run_record, content.encode())
-        return record
 
     def _run_task(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Run beside the loop; a pass follows its end. What goes wrong is tried again by a pass."""
@@ -381,13 +310,3 @@ class Keeper:
         for job_id in self._readers.keys() - job_ids:
             del self._readers[job_id]
         self._ended &= job_ids
-
-
-#: How a live job may end, as events.
-_ENDS = (
-    Event.SUCCEED,
-    Event.FAIL,
-    Event.END_CANCELLED,
-    Event.END_TIMED_OUT,
-    Event.VANISH,
-)

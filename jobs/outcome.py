@@ -39,11 +39,13 @@ def judge(
     failure: str | None = None,
     missing: list[str] | None = None,
     error_line: str | None = None,
+    cancel_reason: str | None = None,
 ) -> Verdict:
     """The verdict. Pure.
 
     `failure` is the meaning of a failure found in the logs, `missing` the required outputs that
-    are not there, `error_line` what the logs say of the cause.
+    are not there, `error_line` what the logs say of the cause, `cancel_reason` why a person or
+    model wished it to end.
     """
     record = sighting.exit
     if record is None:
@@ -59,7 +61,9 @@ def judge(
         return Verdict(event, Outcome(**facts, reason=reason))
 
     if record.why == "cancelled":
-        return verdict(Event.END_CANCELLED, None)
+        return verdict(
+            Event.END_CANCELLED, f"Cancelled: {cancel_reason}" if cancel_reason else None
+        )
     if record.why == "timeout":
         limit = launched.time_limit_s if launched else record.wall_s
         return verdict(Event.END_TIMED_OUT, f"The time limit of {limit:g} s had passed.")

@@ -23,6 +23,7 @@ from jobs.errors import (
     nearest,
 )
 from jobs.files import write_durable
+from jobs.finish import read_run_record
 from jobs.keeping import ensure_keeper
 from jobs.launch import check_text, resolve
 from jobs.manifests import Manifests
@@ -33,7 +34,6 @@ from jobs.model import (
     Job,
     LaunchManifest,
     LaunchRequest,
-    RunRecord,
 )
 from jobs.paths import JOB_ID, JobDir
 from jobs.progress import log_place
@@ -303,11 +303,9 @@ class Service:
     def _scan(self, job: Job) -> ArtifactScan:
         """From the run record when there is one: it is the list as it was at the end."""
         job_dir = self.directory(job)
-        if job.is_final:
-            try:
-                return RunRecord.model_validate_json(job_dir.run_record.read_bytes()).artifacts
-            except (OSError, ValueError):
-                pass
+        record = read_run_record(job_dir.run_record) if job.is_final else None
+        if record is not None:
+            return record.artifacts
         launched, job_dir = self._launched(job)
         return artifacts.scan(launched, job_dir, started_at=job.started_at)
 

@@ -73,6 +73,14 @@ def after(state: State, event: Event) -> State:
         raise IllegalMoveError(f"A {state} job cannot take the event {event!r}.") from None
 
 
+def event_towards(old: State, new: State) -> Event:
+    """The event that leads from one state to the other. Raises IllegalMoveError when none does."""
+    for (state, event), result in MOVES.items():
+        if (state, result) == (old, new):
+            return event
+    raise IllegalMoveError(f"No event leads from {old} to {new}.")
+
+
 def mermaid() -> str:
     """The table as a Mermaid state diagram; ARCHITECTURE.md holds this text and a test compares."""
     lines = ["stateDiagram-v2", "    [*] --> queued"]

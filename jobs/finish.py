@@ -1,0 +1,85 @@
+"""Writing up a job that has ended: the verdict, what it left, and run.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs import clock, outcome
+from jobs.artifacts import scan
+from jobs.directory import read_launch_manifest
+from jobs.engines.base import Sighting
+from jobs.files import write_durable
+from jobs.model import ArtifactScan, Job, JobEvent, LaunchManifest, RunRecord
+from jobs.paths import JobDir
+from jobs.states import after
+
+
+def conclude(
+    job: Job,
+    job_dir: JobDir,
+    sighting: Sighting,
+    events: list[JobEvent],
+    *,
+    hash_limit_bytes: int,
+) -> RunRecord:
+    """Look at what is left and write run.json, durably. Blocks, for long where files are large.
+
+    The keeper makes the job final with what stands in the record; killed before that, the next
+    keeper reads the record instead of judging anew, so that the two never differ.
+    """
+    started_at = sighting.started.started_at if sighting.started else job.started_at
+    verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
+    ended_at = sighting.exit.ended_at if sighting.exit else clock.now()
+    state = after(job.state, verdict.event)
+    last = JobEvent(at=ended_at, event=verdict.event, state=state, detail=verdict.outcome.reason)
+    used = {"wall_s", "user_s", "system_s", "max_rss_kb", "survivors"}
+    record = RunRecord(
+        schema=1,
+        job_id=job.id,
+        state=state,
+        outcome=verdict.outcome,
+        created_at=job.created_at,
+        started_at=started_at,
+        ended_at=ended_at,
+        attempt=job.attempt,
+        artifacts=found,
+        events=[*events, last],
+        **(sighting.exit.model_dump(include=used) if sighting.exit else {}),
+    )
+    if job_dir.root.is_dir():
+        text = record.model_dump_json(by_alias=True, indent=1) + "\n"
+        write_durable(job_dir.run_record, text.encode())
+    return record
+
+
+def read_run_record(path: Path) -> RunRecord | None:
+    """None when there is none that can be read."""
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _judge(
+    job: Job,
+    job_dir: JobDir,
+    sighting: Sighting,
+    started_at: float | None,
+    hash_limit_bytes: int,
+) -> tuple[outcome.Verdict, ArtifactScan]:
+    launched: LaunchManifest | None
+    try:
+        launched = read_launch_manifest(job_dir)
+    except (OSError, ValueError):
+        nothing = ArtifactScan(artifacts=[], total_size=0)
+        return outcome.judge(None, sighting, cancel_reason=job.cancel_reason), nothing
+    found = scan(launched, job_dir, started_at=started_at, hash_limit_bytes=hash_limit_bytes)
+    verdict = outcome.judge(
+        launched,
+        sighting,
+        failure=outcome.find_failure(launched, job_dir),
+        missing=outcome.missing_outputs(found),
+        error_line=outcome.find_error_line(launched, job_dir),
+        cancel_reason=job.cancel_reason,
+    )
+    return verdict, found

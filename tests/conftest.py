@@ -1,0 +1,38 @@
+"""Fixtures: a state directory of its own for each test, from which no process survives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.service import Service
+from jobs.settings import load_settings
+from server.wiring import open_service
+from tests.support.processes import end_all_of
+
+for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
+    if _name != "OUTLAST_TEST_TOOLS":
+        del os.environ[_name]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty state directory; whatever runs for it is ended afterwards."""
+    home = tmp_path / "home"
+    monkeypatch.delenv("OUTLAST_TEST_TOOLS", raising=False)
+    monkeypatch.setenv("OUTLAST_HOME", str(home))
+    monkeypatch.setenv("OUTLAST_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("OUTLAST_KEEPER_IDLE_S", "1")
+    monkeypatch.setenv("OUTLAST_CORES", "8")  # tests wait on processes, not on cores
+    yield home
+    end_all_of(home)
+
+
+@pytest.fixture
+async def service(home: Path) -> AsyncIterator[Service]:
+    """The service over `home`, as a face has it."""
+    async with open_service(load_settings()) as opened:
+        yield opened

@@ -1,0 +1,21 @@
+"""Launching real jobs in few words."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from jobs.model import Job, LaunchRequest
+from jobs.service import Service
+
+PYTHON = sys.executable
+
+
+async def launch(service: Service, *command: str, wait_s: float | None = None, **more: Any) -> Job:
+    """Launch a command; further arguments as in LaunchRequest."""
+    request = LaunchRequest(command=list(command), **more)
+    return (await service.launch(request, client="test", wait_s=wait_s)).job
+
+
+async def bash(service: Service, script: str, **more: Any) -> Job:
+    return await launch(service, "bash", "-c", script, **more)
