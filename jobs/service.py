@@ -24,7 +24,7 @@ from jobs.errors import (
 )
 from jobs.files import write_durable
 from jobs.finish import read_run_record
-from jobs.keeping import ensure_keeper
+from jobs.keeping import ensure_keeper, keeper_info
 from jobs.launch import check_text, resolve
 from jobs.manifests import Manifests
 from jobs.model import (
@@ -160,6 +160,8 @@ class Service:
         job = await self._store.get(job_id)
         if job is None:
             raise JobNotFoundError(await self._not_found(job_id))
+        if not job.is_final:
+            await self._revive_keeper()
         first = job.state
         return await self._wait(job, lambda now: now.is_final or now.state != first, wait_s)
 
@@ -181,8 +183,15 @@ class Service:
         while not until(job) and (left := deadline - loop.time()) > 0:
             await asyncio.sleep(min(pause_s, left))
             pause_s = min(pause_s * 1.3, 0.25)
+            if pause_s > 0.1:
+                await self._revive_keeper()
             job = await self._store.get(job.id) or job
         return job
+
+    async def _revive_keeper(self) -> None:
+        """Start a keeper if there is none: one that was killed takes the wake-ups it got along."""
+        if keeper_info(self._home) is None:
+            await ensure_keeper(self._home, self._keeper_command)
 
     async def list_jobs(
         self,
@@ -202,7 +211,10 @@ class Service:
         )
         page = jobs[:limit]
         more = str(page[-1].seq) if len(jobs) > limit else None
-        return JobPage(page, more, await self._store.count_active())
+        active = await self._store.count_active()
+        if active:
+            await self._revive_keeper()
+        return JobPage(page, more, active)
 
     async def tail(
         self,

@@ -50,7 +50,7 @@ def run_keeper(home: Home) -> int:
         settings = load_settings(home=home.root)
         store = await Store.open(home.database)
         try:
-            engine = LocalEngine(home.wake)
+            engine = LocalEngine(home.wake, keeper_command(home))
             await Keeper(store=store, engine=engine, home=home, settings=settings).run()
         finally:
             await store.close()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -35,15 +35,19 @@ HANDSHAKE_S = 15.0
 class LocalEngine:
     """Implements `Engine`. Holds no fact of its own: all of them are in the job directories."""
 
-    def __init__(self, wake: Path) -> None:
+    def __init__(self, wake: Path, keeper_command: Sequence[str]) -> None:
         self._wake = wake
+        self._keeper_command = keeper_command
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     async def submit(
         self, launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int]
     ) -> Sighting:
         """Start the shim and wait till it has started the command, or has failed to."""
-        ready = _spawn_shim(launched, job_dir, gpu_ids, self._wake, self._children)
+        order = _order(launched, job_dir, gpu_ids, self._wake, self._keeper_command)
+        ready, child = _spawn_shim(job_dir, order)
+        if child is not None:
+            self._children[child.pid] = child
         try:
             await _end_of_file(ready, HANDSHAKE_S)
         finally:
@@ -173,26 +177,21 @@ def _take_lock(job_dir: JobDir) -> int | None:
     return None
 
 
-def _spawn_shim(
-    launched: LaunchManifest,
-    job_dir: JobDir,
-    gpu_ids: list[int],
-    wake: Path,
-    children: dict[int, subprocess.Popen[bytes]],
-) -> int:
-    """Start a shim that inherits the job's lock; a pipe that ends once it has started the command.
+def _spawn_shim(job_dir: JobDir, order: bytes) -> tuple[int, subprocess.Popen[bytes] | None]:
+    """Start a shim that inherits the job's lock.
 
-    How a shim comes to life is this function alone.
+    Gives a pipe that ends once it has started the command, and its process; none when somebody
+    else has the lock. How a shim comes to life is this function alone.
     """
     ready, ready_write = os.pipe()
     lock = None
     try:
         lock = _take_lock(job_dir)
         if lock is None:
-            return ready
-        with tempfile.TemporaryFile() as order:
-            order.write(_order(launched, job_dir, gpu_ids, wake))
-            order.seek(0)
+            return ready, None
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(order)
+            stdin.seek(0)
             child = subprocess.Popen(
                 [
                     sys.executable,
@@ -203,15 +202,13 @@ def _spawn_shim(
                     str(lock),
                     str(ready_write),
                 ],
-                stdin=order,
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=None,  # the keeper's log: a shim that cannot work says why there
                 pass_fds=(lock, ready_write),
-                env={},
                 cwd="/",
                 start_new_session=True,
             )
-        children[child.pid] = child
     except BaseException:
         os.close(ready)
         raise
@@ -219,10 +216,16 @@ def _spawn_shim(
         os.close(ready_write)
         if lock is not None:
             os.close(lock)
-    return ready
+    return ready, child
 
 
-def _order(launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int], wake: Path) -> bytes:
+def _order(
+    launched: LaunchManifest,
+    job_dir: JobDir,
+    gpu_ids: list[int],
+    wake: Path,
+    keeper_command: Sequence[str],
+) -> bytes:
     """What the shim reads on its standard input; see its docstring."""
     env = with_secrets(launched, job_dir)
     if gpu_ids:
@@ -234,7 +237,9 @@ def _order(launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int], wake: 
         launched.stop_signal,
         str(launched.grace_s),
         str(launched.time_limit_s),
+        str(len(keeper_command)),
         str(len(launched.command)),
+        *keeper_command,
         *launched.command,
         *(f"{name}={value}" for name, value in env.items()),
     ]

@@ -2,8 +2,8 @@
 
 Run by file path as `python -I -S shim.py JOB_DIR LOCK_FD READY_FD`, standard library only. What to
 run comes on standard input, as fields that each end in NUL: wake FIFO, executable, working
-directory, stop signal, grace seconds, time limit seconds (0: none), number of arguments, the
-arguments, and then the environment as NAME=VALUE.
+directory, stop signal, grace seconds, time limit seconds (0: none), number of the keeper's command's
+words, number of arguments, these words, the arguments, and then the environment as NAME=VALUE.
 
 What holds, whatever is killed:
 - The shim lives exactly as long as it holds the lock, which it inherits already locked.
@@ -45,10 +45,12 @@ class Shim:
     """All state of one job's life; times are monotonic seconds unless the name says otherwise."""
 
     def __init__(self, fields: list[bytes], ready_fd: int) -> None:
-        self.wake, self.executable, self.cwd, stop, grace, limit, count = fields[:7]
-        arguments_end = 7 + int(count)
-        self.argv = fields[7:arguments_end]
-        self.env = dict(field.split(b"=", 1) for field in fields[arguments_end:])
+        self.wake, self.executable, self.cwd, stop, grace, limit, words, count = fields[:8]
+        argv_at = 8 + int(words)
+        env_at = argv_at + int(count)
+        self.keeper = fields[8:argv_at]
+        self.argv = fields[argv_at:env_at]
+        self.env = dict(field.split(b"=", 1) for field in fields[env_at:])
         self.stop_signal = getattr(signal, "SIG" + stop.decode())
         self.grace_s = float(grace)
         self.time_limit_s = float(limit)
@@ -81,6 +83,7 @@ class Shim:
         self.watch()
         survivors = self.end_all()
         self.record(survivors)
+        self.tell_keeper()
         return 0
 
     def prepare(self) -> None:
@@ -263,11 +266,15 @@ class Shim:
             os.unlink("ctl")
         except OSError:
             pass
+
+    def tell_keeper(self) -> None:
+        """Wake the keeper, or become one: else queued jobs would wait for somebody to ask."""
         try:
-            fd = os.open(self.wake, os.O_WRONLY | os.O_NONBLOCK)
-            os.write(fd, b"w")
+            os.write(os.open(self.wake, os.O_WRONLY | os.O_NONBLOCK), b"w")
+        except FileNotFoundError:
+            pass  # the state directory is gone
         except OSError:
-            pass  # no keeper listens; the next one finds the record
+            os.execve(self.keeper[0], self.keeper, os.environ)
 
 
 def write_file(name: str, content: bytes) -> None:
