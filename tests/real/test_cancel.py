@@ -1,0 +1,105 @@
+"""After a cancel nothing of the job runs: not an escapee, not one that ignores TERM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.service import Service
+from jobs.states import State
+from tests.support.launching import PYTHON, bash, launch
+from tests.support.processes import is_running, shim_pids
+from tests.support.wait import ended, until
+
+#: Starts a family of every kind that escapes simple killers, and prints each pid.
+FAMILY = """
+import os, signal, subprocess, sys, time
+
+def sleeper(how):
+    code = "import os,signal,sys,time\\n" + how + "\\nprint(os.getpid(), flush=True)\\ntime.sleep(600)"
+    return [sys.executable, "-c", code]
+
+print(os.getpid(), flush=True)
+plain = subprocess.Popen(sleeper(""))
+setsid = subprocess.Popen(sleeper("os.setsid()"))
+stubborn = subprocess.Popen(sleeper("signal.signal(signal.SIGTERM, signal.SIG_IGN)"))
+# reparented: its parent leaves at once, and it has a session and an environment of its own
+fork = "if os.fork(): os._exit(0)\\nos.setsid()\\nif os.fork(): os._exit(0)"
+subprocess.run(sleeper(fork), env={})
+# stubborn and in a session of its own, below a parent that lives
+nested = "os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+subprocess.Popen(sleeper(nested), env={})
+time.sleep(600)
+"""
+
+#: Starts daemons one after another, each of which starts the next and leaves.
+REFORKER = """
+import os, time
+for _ in range(50):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    print(os.getpid(), flush=True)
+    time.sleep(0.02)
+time.sleep(600)
+"""
+
+
+def _printed(service: Service, job_id: str, path: Path) -> list[int]:
+    return [int(word) for word in path.read_text(encoding="utf-8").split()] if path.exists() else []
+
+
+async def test_the_whole_family_dies(service: Service, home: Path) -> None:
+    job = await launch(service, PYTHON, "-c", FAMILY)
+    log = service.directory(job).stdout
+    await until(lambda: len(_printed(service, job.id, log)) == 6)
+    pids = _printed(service, job.id, log)
+    assert all(is_running(pid) for pid in pids)
+    job = await service.cancel(job.id, grace_s=0.5)
+    assert job.state is State.CANCELLED
+    assert [pid for pid in pids if is_running(pid)] == []
+    await until(lambda: not shim_pids(home))
+
+
+async def test_a_chain_of_daemons_dies(service: Service) -> None:
+    job = await bash(service, f"{PYTHON} -c '{REFORKER}' & sleep 600")
+    log = service.directory(job).stdout
+    await until(lambda: len(_printed(service, job.id, log)) >= 10)
+    job = await service.cancel(job.id, grace_s=0)
+    assert job.state is State.CANCELLED
+    assert [pid for pid in _printed(service, job.id, log) if is_running(pid)] == []
+
+
+async def test_what_a_finished_command_leaves_behind_is_ended(service: Service) -> None:
+    job = await bash(service, "setsid sleep 600 & echo $!", wait_s=10)
+    assert job.state is State.COMPLETED
+    (pid,) = _printed(service, job.id, service.directory(job).stdout)
+    assert not is_running(pid)
+
+
+async def test_the_program_gets_its_grace(service: Service) -> None:
+    script = "trap 'echo saving; sleep 0.3; echo saved; exit 75' TERM; echo ready; sleep 600 & wait"
+    job = await bash(service, script)
+    log = service.directory(job).stdout
+    await until(lambda: log.read_text(encoding="utf-8") == "ready\n")
+    job = await service.cancel(job.id, reason="enough", grace_s=10)
+    assert (job.state, job.outcome.exit_code) == (State.CANCELLED, 75)
+    assert log.read_text(encoding="utf-8") == "ready\nsaving\nsaved\n"
+
+
+async def test_a_frozen_job_can_be_cancelled(service: Service) -> None:
+    job = await bash(service, "echo $$; kill -STOP $$")
+    log = service.directory(job).stdout
+    await until(lambda: _printed(service, job.id, log))
+    (pid,) = _printed(service, job.id, log)
+    await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    assert (await service.cancel(job.id)).state is State.CANCELLED
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_cancelling_again_or_too_late_is_harmless(service: Service, times: int) -> None:
+    job = await ended(service, (await launch(service, "true")).id)
+    for _ in range(times):
+        assert (await service.cancel(job.id)).state is State.COMPLETED
