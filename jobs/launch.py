@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import sys
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from jobs import __version__, clock
-from jobs.directory import describe_input
+from jobs.directory import describe_input, give_birth, make_unborn, remove_unborn
+from jobs.environment import check_size, find_executable, job_env, named_environment
 from jobs.errors import (
     DirectoryUnusableError,
-    ExecutableNotFoundError,
+    IdempotencyConflictError,
     InputUnusableError,
     InvalidArgumentError,
     ResourcesUnavailableError,
     SoftwareMissingError,
-    nearest,
+    StateDirectoryError,
 )
 from jobs.files import check_relative
 from jobs.manifests import Manifest, Manifests
 from jobs.model import (
-    MAX_ARGUMENT_BYTES,
-    MAX_EXEC_BYTES,
     InputFile,
+    Job,
     LaunchManifest,
     LaunchRequest,
     OutputRule,
@@ -40,14 +40,10 @@ from jobs.model import (
 )
 from jobs.paths import PROJECT
 from jobs.secrets import MASK, is_secret
-from jobs.settings import NamedEnvironment, Settings
-from jobs.text import shown
+from jobs.settings import Settings
+from jobs.store import DuplicateJobIdError, Store
 
 DEFAULT_PROJECT = "default"
-#: What a job gets of the server's own environment; nothing else leaks in.
-_BASE_ENV = ("HOME", "LANG", "LC_ALL", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
-_STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,63 @@ class Launch:
     manifest: LaunchManifest
     secrets: dict[str, str]
     copies: list[Path]  #: files to copy into inputs/
+
+
+async def accept(
+    request: LaunchRequest,
+    store: Store,
+    settings: Settings,
+    manifests: Manifests,
+    *,
+    client: str | None,
+) -> tuple[Job, bool]:
+    """Store a job durably as queued; (the job, whether it was there under its key already).
+
+    Raises a JobError; then there is no job and no trace of it. Killed in between, there is either
+    no job, or one whose directory the keeper completes.
+    """
+    home = settings.state
+    for _ in range(10):
+        launch = await asyncio.to_thread(resolve, request, settings, manifests, client=client)
+        known = await _known_by_key(launch.manifest, store)
+        if known is not None:
+            return known, True
+        try:
+            manifest = await asyncio.to_thread(
+                make_unborn, home, launch.manifest, launch.secrets, launch.copies
+            )
+        except FileExistsError:
+            continue  # someone drew the same random ID in this second
+        except OSError as error:
+            raise StateDirectoryError(
+                f"The job directory cannot be made: {error.strerror}."
+            ) from None
+        try:
+            job = await store.insert(manifest)
+        except DuplicateJobIdError:
+            remove_unborn(home, manifest)
+            continue
+        except Exception:
+            remove_unborn(home, manifest)
+            raise
+        if job.id != manifest.job_id:  # the same key came in by another server just now
+            remove_unborn(home, manifest)
+            continue
+        await asyncio.to_thread(give_birth, home, job)
+        return job, False
+    raise StateDirectoryError("No free job ID was found in ten attempts.")
+
+
+async def _known_by_key(manifest: LaunchManifest, store: Store) -> Job | None:
+    """The job that has the key. Raises IdempotencyConflictError when it is another request."""
+    if manifest.idempotency_key is None:
+        return None
+    known = await store.by_key(manifest.idempotency_key)
+    if known is not None and known.request_sha256 != manifest.request_sha256:
+        raise IdempotencyConflictError(
+            f"The idempotency_key belongs to {known.id}, which was launched differently."
+        )
+    return known
 
 
 def resolve(
@@ -83,7 +136,7 @@ def resolve(
     job_root = settings.state.job(project, job_id).root
     cwd = _check_cwd(request.cwd) if request.cwd is not None else str(job_root / "work")
     resources = _resources(request, kind, settings)
-    environment_name, environment = _environment(request, kind, settings)
+    environment_name, environment = named_environment(request, kind, settings)
 
     python = sys.executable
     if environment is not None:
@@ -106,12 +159,12 @@ def resolve(
     if not command or not command[0]:
         raise InvalidArgumentError("command is empty; it needs at least the program to run.")
 
-    env = _job_env(request, kind, environment, settings, resources)
+    env = job_env(request, kind, environment, settings, resources)
     env |= {"OUTLAST_JOB_ID": job_id, "OUTLAST_JOB_DIR": str(job_root)}
     if environment is not None and environment.activate:
         command = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast", *command]
     executable = find_executable(command[0], env["PATH"], request.cwd)
-    _check_size(command, env)
+    check_size(command, env)
 
     hidden = sorted(name for name in env if is_secret(name))
     run = kind.file.run if kind else None
@@ -176,92 +229,6 @@ def check_text(what: str, value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             check_text(what, item)
-
-
-def find_executable(program: str, path: str, cwd: str | None) -> str:
-    """The file that `program` names. Raises ExecutableNotFoundError."""
-    if "/" not in program:
-        found = shutil.which(program, path=path)
-        if found is None:
-            raise ExecutableNotFoundError(
-                f"There is no program {shown(program)!r} on the PATH that jobs get."
-            )
-        return found
-    full = os.path.expanduser(program)
-    if not os.path.isabs(full):
-        if cwd is None:
-            raise ExecutableNotFoundError(
-                f"{program!r} is a relative path, but the job starts in an empty folder.",
-                "Give an absolute path, or the cwd that it is relative to.",
-            )
-        full = os.path.join(cwd, full)
-    if not os.path.isfile(full):
-        raise ExecutableNotFoundError(f"There is no file {full!r} to execute.")
-    if not os.access(full, os.X_OK):
-        raise ExecutableNotFoundError(
-            f"{full!r} is not executable.",
-            "Run `chmod +x` on it, or put its interpreter first, as in ['python3', 'script.py'].",
-        )
-    return full
-
-
-def job_path(settings: Settings, environment: NamedEnvironment | None = None) -> str:
-    """The PATH of jobs: the configuration's folders, ours, the server's, the system's."""
-    own = [str(Path(sys.executable).parent)]
-    inherited = os.environ.get("PATH", "").split(os.pathsep)
-    folders = [*(environment.path if environment else []), *settings.path]
-    folders = [os.path.expanduser(folder) for folder in folders]
-    return os.pathsep.join(
-        dict.fromkeys(filter(None, [*folders, *own, *inherited, *_STANDARD_PATH]))
-    )
-
-
-def _job_env(
-    request: LaunchRequest,
-    kind: Manifest | None,
-    environment: NamedEnvironment | None,
-    settings: Settings,
-    resources: Resources,
-) -> dict[str, str]:
-    """A small base, then what the environment, the manifest and the launch add, in this order."""
-    for name in request.env:
-        if not _ENV_NAME.fullmatch(name):
-            raise InvalidArgumentError(
-                f"{name[:80]!r} cannot be the name of an environment variable: "
-                "letters, digits and '_', not beginning with a digit."
-            )
-    base = {
-        name: os.environ[name] for name in (*_BASE_ENV, *settings.pass_env) if name in os.environ
-    }
-    cores = str(resources.cores)
-    return {
-        "LANG": "C.UTF-8",
-        **base,
-        "PATH": job_path(settings, environment),
-        "PYTHONUNBUFFERED": "1",  # else progress stays in a buffer
-        "OMP_NUM_THREADS": cores,
-        **(environment.env if environment else {}),
-        **(kind.file.run.env if kind else {}),
-        **request.env,
-    }
-
-
-def _environment(
-    request: LaunchRequest, kind: Manifest | None, settings: Settings
-) -> tuple[str | None, NamedEnvironment | None]:
-    """The named environment: the launch's, else the manifest's, else one that claims the kind."""
-    name = request.environment or (kind.file.run.environment if kind else None)
-    if name is None and kind is not None:
-        claims = [key for key, env in settings.environments.items() if kind.name in env.manifests]
-        name = claims[0] if claims else None
-    if name is None:
-        return None, None
-    if name not in settings.environments:
-        raise InvalidArgumentError(
-            f"There is no environment {name!r}.{nearest(name, settings.environments)}",
-            "Use one from the configuration's [environments], or leave it out.",
-        )
-    return name, settings.environments[name]
 
 
 def _resources(request: LaunchRequest, kind: Manifest | None, settings: Settings) -> Resources:
@@ -341,21 +308,4 @@ def _check_software(kind: Manifest) -> None:
             f"{kind.name} needs {', '.join(missing)}, which {sys.executable} does not have.",
             f"Ask the user to run: {sys.executable} -m pip install {wanted}; or to name an "
             f'environment that has it, with manifests = ["{kind.name}"], in the configuration.',
-        )
-
-
-def _check_size(command: list[str], env: dict[str, str]) -> None:
-    """What execve would refuse, refused in words."""
-    lengths = [len(os.fsencode(part)) for part in command]
-    if max(lengths) > MAX_ARGUMENT_BYTES:
-        raise InvalidArgumentError(
-            f"One argument has {max(lengths)} bytes; the system allows {MAX_ARGUMENT_BYTES}.",
-            "Write the long text into a file and pass the file's path.",
-        )
-    variables = [len(os.fsencode(name + value)) + 2 for name, value in env.items()]
-    if max(variables) > MAX_ARGUMENT_BYTES or sum(lengths) + sum(variables) > MAX_EXEC_BYTES:
-        raise InvalidArgumentError(
-            f"Arguments and environment have {sum(lengths) + sum(variables)} bytes; at most "
-            f"{MAX_EXEC_BYTES} in all and {MAX_ARGUMENT_BYTES} in one are allowed.",
-            "Write the long text into a file and pass the file's path.",
         )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs import artifacts, clock, logs
 from jobs.artifacts import Content
-from jobs.directory import give_birth, make_unborn, read_launch_manifest, remove_unborn
+from jobs.directory import read_launch_manifest
 from jobs.errors import (
-    IdempotencyConflictError,
     InvalidArgumentError,
     InvalidCursorError,
     JobError,
@@ -25,7 +23,7 @@ from jobs.errors import (
 from jobs.files import write_durable
 from jobs.finish import read_run_record
 from jobs.keeping import ensure_keeper, keeper_info
-from jobs.launch import check_text, resolve
+from jobs.launch import accept, check_text
 from jobs.manifests import Manifests
 from jobs.model import (
     Artifact,
@@ -37,9 +35,10 @@ from jobs.model import (
 )
 from jobs.paths import JOB_ID, JobDir
 from jobs.progress import log_place
+from jobs.pruning import Pruner
 from jobs.settings import Settings
 from jobs.states import State
-from jobs.store import DuplicateJobIdError, Store
+from jobs.store import Store
 
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
 MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
@@ -85,6 +84,7 @@ class Service:
         self._home = settings.state
         self._manifests = manifests
         self._keeper_command = keeper_command
+        self.pruner = Pruner(store=store, home=self._home)
 
     async def launch(
         self, request: LaunchRequest, *, client: str | None, wait_s: float | None = None
@@ -96,7 +96,9 @@ class Service:
         caller is gone before the answer. Raises a JobError; then there is no job.
         """
         check_wait(wait_s)
-        launched = await asyncio.shield(self._accept(request, client))
+        accepting = accept(request, self._store, self._settings, self._manifests, client=client)
+        job, reused = await asyncio.shield(accepting)
+        launched = Launched(job, reused)
         try:
             await ensure_keeper(self._home, self._keeper_command)
         except KeeperUnreachableError as error:
@@ -104,51 +106,6 @@ class Service:
         until = _ended if wait_s is not None else _known
         job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
         return replace(launched, job=job)
-
-    async def _accept(self, request: LaunchRequest, client: str | None) -> Launched:
-        check_text("idempotency_key", request.idempotency_key)
-        for _ in range(10):
-            launch = await asyncio.to_thread(
-                resolve, request, self._settings, self._manifests, client=client
-            )
-            known = await self._known_by_key(launch.manifest)
-            if known is not None:
-                return Launched(known, reused=True)
-            try:
-                manifest = await asyncio.to_thread(
-                    make_unborn, self._home, launch.manifest, launch.secrets, launch.copies
-                )
-            except FileExistsError:
-                continue  # someone drew the same random ID in this second
-            except OSError as error:
-                raise StateDirectoryError(
-                    f"The job directory cannot be made: {error.strerror}."
-                ) from None
-            try:
-                job = await self._store.insert(manifest)
-            except DuplicateJobIdError:
-                remove_unborn(self._home, manifest)
-                continue
-            except Exception:
-                remove_unborn(self._home, manifest)
-                raise
-            if job.id != manifest.job_id:  # the same key came in by another server just now
-                remove_unborn(self._home, manifest)
-                continue
-            await asyncio.to_thread(give_birth, self._home, job)
-            return Launched(job)
-        raise StateDirectoryError("No free job ID was found in ten attempts.")
-
-    async def _known_by_key(self, manifest: LaunchManifest) -> Job | None:
-        """The job that has the key. Raises IdempotencyConflictError when it is another request."""
-        if manifest.idempotency_key is None:
-            return None
-        known = await self._store.by_key(manifest.idempotency_key)
-        if known is not None and known.request_sha256 != manifest.request_sha256:
-            raise IdempotencyConflictError(
-                f"The idempotency_key belongs to {known.id}, which was launched differently."
-            )
-        return known
 
     async def job(self, job_id: str, *, wait_s: float = 0) -> Job:
         """One job now; with `wait_s`, as soon as its state changes, or after that long.
@@ -164,6 +121,24 @@ class Service:
             await self._revive_keeper()
         first = job.state
         return await self._wait(job, lambda now: now.is_final or now.state != first, wait_s)
+
+    async def find_job_id(self, part: str) -> str:
+        """The ID that is `part`, or the only one that contains it.
+
+        Raises JobNotFoundError, or InvalidArgumentError that names the candidates.
+        """
+        check_text("job_id", part)
+        if await self._store.get(part) is not None:
+            return part
+        similar = await self._store.ids_like(part) if part else []
+        if not similar:
+            raise JobNotFoundError(await self._not_found(part))
+        if len(similar) > 1:
+            raise InvalidArgumentError(
+                f"{part!r} is a part of several IDs: {', '.join(similar)}.",
+                "Give more of the ID; nothing was changed.",
+            )
+        return similar[0]
 
     async def _not_found(self, job_id: str) -> str:
         shown = repr(job_id if len(job_id) <= 100 else job_id[:100] + "…")
@@ -350,37 +325,6 @@ class Service:
             return self._manifests.all()[0]
         check_text("name", name)
         return [self._manifests.get(name)]
-
-    async def to_prune(self, *, older_than_s: float, keep_bytes: int | None) -> list[Job]:
-        """Ended jobs that are older, and the oldest beyond `keep_bytes` in all. Removes nothing."""
-        now = clock.now()
-        ended: list[Job] = []
-        while page := await self._store.ended_before(now, after_seq=ended[-1].seq if ended else 0):
-            ended += page
-        old = [job for job in ended if (job.ended_at or now) < now - older_than_s]
-        if keep_bytes is None:
-            return old
-        chosen = {job.id: job for job in old}
-        sizes = {job.id: await asyncio.to_thread(self.size_of, job) for job in ended}
-        total = sum(size for job_id, size in sizes.items() if job_id not in chosen)
-        for job in ended:
-            if total <= keep_bytes:
-                break
-            if job.id not in chosen:
-                chosen[job.id] = job
-                total -= sizes[job.id]
-        return list(chosen.values())
-
-    def size_of(self, job: Job) -> int:
-        """Bytes that removing the job's directory would free. Blocks."""
-        return sum(file.size for file in artifacts.Walk(self.directory(job).root).files())
-
-    async def prune(self, job: Job) -> bool:
-        """Remove an ended job, its directory first: after a crash it is there to prune again."""
-        if not job.is_final:
-            return False
-        await asyncio.to_thread(shutil.rmtree, self.directory(job).root, True)
-        return await self._store.delete(job.id)
 
     def directory(self, job: Job) -> JobDir:
         return self._home.job(job.project, job.id)

@@ -2,8 +2,8 @@
 
 Run by file path as `python -I -S shim.py JOB_DIR LOCK_FD READY_FD`, standard library only. What to
 run comes on standard input, as fields that each end in NUL: wake FIFO, executable, working
-directory, stop signal, grace seconds, time limit seconds (0: none), number of the keeper's command's
-words, number of arguments, these words, the arguments, and then the environment as NAME=VALUE.
+directory, stop signal, grace seconds, time limit seconds (0: none), two counts, then as many words
+of the keeper's command, as many arguments, and the environment as NAME=VALUE.
 
 What holds, whatever is killed:
 - The shim lives exactly as long as it holds the lock, which it inherits already locked.
@@ -22,6 +22,7 @@ import time
 
 EXIT_RECORD_BYTES = 4096
 SWEEP_ROUNDS = 250  # of 20 ms: only processes that the kernel will not let die survive this
+NEVER = float("inf")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -29,8 +30,7 @@ def main() -> int:
     job_dir, lock_fd, ready_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(lock_fd, False)  # else the command would hold the lock after our death
     os.set_inheritable(ready_fd, False)
-    with open(0, "rb", closefd=False) as stdin:
-        fields = stdin.read().split(b"\0")[:-1]
+    fields = sys.stdin.buffer.read().split(b"\0")[:-1]
     os.chdir(job_dir)
     # Succeeds for the open file description that we inherited, fails for a stranger's lock.
     fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,20 +58,14 @@ class Shim:
         self.why = "exit"
         self.error = ""
         self.pid = 0
-        self.stopped_at: float | None = None
-        self.kill_at: float | None = None
+        self.kill_at = NEVER
 
     def run(self) -> int:
         self.prepare()
         gate, errors = self.fork()
-        started = b'{"pid": %d, "start_ticks": "%s", "boot_id": "%s", "started_at": %.6f}\n' % (
-            self.pid,
-            start_ticks(self.pid),
-            boot_id(),
-            time.time(),
-        )
-        write_file(".started.tmp", started)
-        replace_synced(".started.tmp", "started")
+        identity = (self.pid, stat_field(self.pid, 19), boot_id(), time.time())
+        started = b'{"pid": %d, "start_ticks": "%s", "boot_id": "%s", "started_at": %.6f}\n'
+        write_file(".started.tmp", started % identity, publish_as="started")
         self.started_at = time.monotonic()
         os.write(gate, b"g")
         os.close(gate)
@@ -119,15 +113,8 @@ class Shim:
             os.close(error_read)
             os.setsid()
             signal.set_wakeup_fd(-1)
-            for number in (
-                signal.SIGCHLD,
-                signal.SIGTERM,
-                signal.SIGINT,
-                signal.SIGHUP,
-                signal.SIGPIPE,
-                signal.SIGXFSZ,
-            ):
-                signal.signal(number, signal.SIG_DFL)
+            for name in ("CHLD", "TERM", "INT", "HUP", "PIPE", "XFSZ"):
+                signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             os.dup2(os.open("stdout.log", append, 0o600), 1)
@@ -147,17 +134,17 @@ class Shim:
         poll = select.poll()
         poll.register(self.signals, select.POLLIN)
         poll.register(self.control, select.POLLIN)
-        limit_at = self.started_at + self.time_limit_s if self.time_limit_s else None
+        limit_at = self.started_at + (self.time_limit_s or NEVER)
         while not self.command_ended():
             now = time.monotonic()
-            if limit_at is not None and now >= limit_at:
-                limit_at = None
+            if now >= limit_at:
+                limit_at = NEVER
                 self.stop("timeout", self.grace_s)
-            if self.kill_at is not None and now >= self.kill_at:
-                self.kill_at = None
+            if now >= self.kill_at:
+                self.kill_at = NEVER
                 kill_group(self.pid, signal.SIGKILL)
-            pending = [at for at in (limit_at, self.kill_at) if at is not None]
-            poll.poll(max(1, (min(pending) - time.monotonic()) * 1000 + 1) if pending else None)
+            left = min(limit_at, self.kill_at) - now
+            poll.poll(min(left, 86400) * 1000 + 1 if left < NEVER else None)  # a C int of ms
             received = read_all(self.signals)
             if signal.SIGTERM in received or signal.SIGINT in received:
                 self.stop("terminated", self.grace_s)
@@ -167,14 +154,11 @@ class Shim:
     def stop(self, why: str, grace_s: float) -> None:
         """Ask the command's group to end; a repeated order can only bring the kill nearer."""
         now = time.monotonic()
-        if self.stopped_at is None:
-            self.stopped_at = now
+        if self.why == "exit":
             self.why = why
             kill_group(self.pid, self.stop_signal)
             kill_group(self.pid, signal.SIGCONT)  # a frozen process cannot end
-        self.kill_at = min(
-            now + grace_s, self.kill_at if self.kill_at is not None else now + grace_s
-        )
+        self.kill_at = min(self.kill_at, now + grace_s)
 
     def command_ended(self) -> bool:
         """Whether the command itself has ended; what else has ended below us is reaped.
@@ -196,9 +180,7 @@ class Shim:
         After a stop, what the command left (MPI ranks, data loaders) has the rest of the grace
         period. As the subreaper we have every escapee below us: setsid, double fork, all of them.
         """
-        while self.kill_at is not None and time.monotonic() < self.kill_at:
-            if not living_descendants():
-                break
+        while time.monotonic() < self.kill_at < NEVER and living_descendants():
             time.sleep(0.02)
         kill_group(self.pid, signal.SIGKILL)
         for _ in range(SWEEP_ROUNDS):
@@ -220,16 +202,15 @@ class Shim:
 
         Negative for a signal, as subprocess has it.
         """
-        code = 0
-        while True:
+        code, pid = 0, -1
+        while pid != 0:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return code
-            if pid == 0:
-                return code
+                break
             if pid == self.pid:
                 code = os.waitstatus_to_exitcode(status)
+        return code
 
     def record(self, survivors: list[int]) -> None:
         """Write `exit`; with a full disk there is the reserved space, and patience."""
@@ -252,20 +233,16 @@ class Shim:
             survivors[:100],
         )
         pause_s = 0.05
-        while True:
+        while os.stat(".").st_nlink:  # else the job directory is deleted: nowhere to write
             try:
-                write_file(".exit.reserved", text.encode())
-                replace_synced(".exit.reserved", "exit")
+                write_file(".exit.reserved", text.encode(), publish_as="exit")
+                os.unlink("ctl")
+                break
+            except FileNotFoundError:
                 break
             except OSError:
-                if os.stat(".").st_nlink == 0:
-                    return  # the job directory was deleted: there is nowhere to write
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
-        try:
-            os.unlink("ctl")
-        except OSError:
-            pass
 
     def tell_keeper(self) -> None:
         """Wake the keeper, or become one: else queued jobs would wait for somebody to ask."""
@@ -277,8 +254,11 @@ class Shim:
             os.execve(self.keeper[0], self.keeper, os.environ)
 
 
-def write_file(name: str, content: bytes) -> None:
-    """Write in place: an existing file keeps the blocks that were reserved for it."""
+def write_file(name: str, content: bytes, publish_as: str = "") -> None:
+    """Write in place, durably: an existing file keeps the blocks that were reserved for it.
+
+    With `publish_as` it then takes that name, whole or not at all.
+    """
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         written = 0
@@ -288,15 +268,11 @@ def write_file(name: str, content: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def replace_synced(old: str, new: str) -> None:
-    os.replace(old, new)
-    fd = os.open(".", os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    if publish_as:
+        os.replace(name, publish_as)
+        folder = os.open(".", os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
 def read_all(fd: int) -> bytes:
@@ -344,10 +320,6 @@ def stat_field(pid: int, index: int) -> bytes:
         return stat[stat.rindex(b")") + 2 :].split()[index]
     except (OSError, ValueError, IndexError):
         return b""
-
-
-def start_ticks(pid: int) -> bytes:
-    return stat_field(pid, 19)
 
 
 def boot_id() -> bytes:
