@@ -6,6 +6,7 @@ says otherwise.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -282,3 +283,26 @@ class RunRecord(Model):
     attempt: int
     artifacts: ArtifactScan
     events: list[JobEvent]
+
+
+@dataclass(frozen=True)
+class Launched:
+    job: Job
+    reused: bool = False  #: the idempotency key was known: this is the earlier job
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class JobPage:
+    jobs: list[Job]
+    next_cursor: str | None
+    active: dict[State, int]  #: how many jobs are not final, by state
+
+
+@dataclass(frozen=True)
+class ArtifactPage:
+    job: Job
+    artifacts: list[Artifact]
+    scan: ArtifactScan  #: all that was found
+    matching: int
+    next_cursor: str | None

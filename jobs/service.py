@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from jobs import artifacts, clock, logs
@@ -26,10 +26,12 @@ from jobs.keeping import ensure_keeper, keeper_info
 from jobs.launch import accept, check_text
 from jobs.manifests import Manifests
 from jobs.model import (
-    Artifact,
+    ArtifactPage,
     ArtifactScan,
     CancelWish,
     Job,
+    JobPage,
+    Launched,
     LaunchManifest,
     LaunchRequest,
 )
@@ -45,29 +47,6 @@ MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
 MAX_LIST = 100
 MAX_LINES = 1000
 ARTIFACT_PAGE = 15
-
-
-@dataclass(frozen=True)
-class Launched:
-    job: Job
-    reused: bool = False  #: the idempotency key was known: this is the earlier job
-    warning: str | None = None
-
-
-@dataclass(frozen=True)
-class JobPage:
-    jobs: list[Job]
-    next_cursor: str | None
-    active: dict[State, int]  #: how many jobs are not final, by state
-
-
-@dataclass(frozen=True)
-class ArtifactPage:
-    job: Job
-    artifacts: list[Artifact]
-    scan: ArtifactScan  #: all that was found
-    matching: int
-    next_cursor: str | None
 
 
 class Service:

@@ -38,12 +38,20 @@ def shown(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-_PIECE = re.compile(r"\d{1,3}|[A-Za-z]{1,4}|\s+|.", re.DOTALL)
+_PIECE = re.compile(r"\S{24,}|\d{1,3}|[A-Za-z]{1,4}|\s+|.", re.DOTALL)
 
 
 def token_estimate(text: str) -> int:
     """About how many tokens a model pays for `text`, rather too many than too few."""
-    return sum(1 if piece[0].isascii() else 2 for piece in _PIECE.findall(text))
+    tokens = 0.0
+    for piece in _PIECE.findall(text):
+        if len(piece) >= 24:  # an encoding, a hash, a path: no words that a tokeniser knows
+            tokens += 0.75 * len(piece)
+        else:
+            tokens += 1
+        if not piece.isascii():
+            tokens += 1.3 * sum(not char.isascii() for char in piece)
+    return round(tokens)
 
 
 def shown_name(name: str) -> str:

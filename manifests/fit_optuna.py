@@ -21,15 +21,10 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
 import math
-import os
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,19 +32,25 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.trial import TrialState
+from script_support import (
+    DATA,
+    ScriptError,
+    exit_code,
+    listen_for_stop,
+    positive_float,
+    positive_int,
+    replacing,
+    save_png,
+    say,
+    write_json,
+)
 
 Floats = npt.NDArray[np.float64]
-
-EXIT_BAD_INPUT, EXIT_FILES, EXIT_STOPPED = 66, 74, 75
 AVOGADRO_PER_MOL = 6.02214076e23
 CM3_PER_ANGSTROM3 = 1e-24
 COLUMNS = ("temperature_k", "b2_cm3_mol")
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)
 COLDEST = 0.05  # kT/epsilon below which the quadrature is not trusted
-
-
-class InputError(Exception):
-    """Something that was given cannot be used; the text says what to do."""
 
 
 # ---- physics -------------------------------------------------------------------------------------
@@ -97,15 +98,15 @@ def read_data(path: Path) -> Data:
         content = path.read_bytes()
         lines = content.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"cannot read {path} ({problem}); check --data") from None
+        raise ScriptError(f"cannot read {path} ({problem}); check --data") from None
     wanted = f"give a CSV file with the columns {','.join(COLUMNS)} and plain numbers"
     rows = csv.DictReader(line for line in lines if line.strip() and not line.startswith("#"))
     try:
         values = np.array([[float(row[name]) for name in COLUMNS] for row in rows])
     except (KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}: {type(problem).__name__} {problem}; {wanted}") from None
+        raise ScriptError(f"{path}: {type(problem).__name__} {problem}; {wanted}") from None
     if len(values) < 3 or not np.isfinite(values).all() or (values[:, 0] <= 0).any():
-        raise InputError(f"{path}: at least 3 rows, temperatures above 0 K, no NaN; {wanted}")
+        raise ScriptError(f"{path}: at least 3 rows, temperatures above 0 K, no NaN; {wanted}")
     digest = hashlib.sha256(content).hexdigest()
     return Data(path.name, digest, *values[np.argsort(values[:, 0])].T)
 
@@ -114,7 +115,7 @@ def read_data(path: Path) -> Data:
 
 
 def open_study(options: argparse.Namespace, data: Data) -> optuna.Study:
-    """The study in study.db, new or gone on with, or InputError."""
+    """The study in study.db, new or gone on with, or ScriptError."""
     path = options.out / "study.db"
     try:
         study = optuna.create_study(
@@ -125,9 +126,9 @@ def open_study(options: argparse.Namespace, data: Data) -> optuna.Study:
         )
     except Exception as problem:  # Optuna passes on what SQLAlchemy and Alembic raise
         reason = str(problem).splitlines()[0]
-        raise InputError(f"{path} cannot be opened ({reason}); choose another --out") from None
+        raise ScriptError(f"{path} cannot be opened ({reason}); choose another --out") from None
     if study.user_attrs.setdefault("data_sha256", data.sha256) != data.sha256:
-        raise InputError(f"{path} was made with other data than {data.name}: choose another --out")
+        raise ScriptError(f"{path} was made with other data than {data.name}: choose another --out")
     study.set_user_attr("data_sha256", data.sha256)
     trials = study.get_trials(deepcopy=False)
     for trial in trials:
@@ -157,18 +158,6 @@ def run_trial(study: optuna.Study, data: Data, options: argparse.Namespace) -> f
 
 
 # ---- results -------------------------------------------------------------------------------------
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that takes the place of `path` when the block ends without an error."""
-    part = path.with_name(path.name + ".part")
-    yield part
-    os.replace(part, path)
 
 
 def write_trials(study: optuna.Study, path: Path) -> None:
@@ -214,8 +203,7 @@ def write_summary(
         "best": best,
         "wall_s": round(wall_s, 1),
     }
-    with replacing(options.out / "summary.json") as part:
-        part.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(summary, options.out / "summary.json")
 
 
 def draw(study: optuna.Study, data: Data, out: Path) -> None:
@@ -238,12 +226,10 @@ def draw(study: optuna.Study, data: Data, out: Path) -> None:
     panel.set(xlabel="trial", ylabel="RMS difference (cm³/mol)", title=study.study_name)
     panel.grid(alpha=0.3, which="both")
     panel.legend()
-    with replacing(out / "history.png") as part:
-        figure.savefig(part, format="png")
+    save_png(figure, out / "history.png")
 
     best = study.best_params
-    low, high = data.temperature_k[0], data.temperature_k[-1]
-    curve_k = np.geomspace(low, high, 300)
+    curve_k = np.geomspace(data.temperature_k[0], data.temperature_k[-1], 300)
     figure = Figure(figsize=(6.4, 5.6), dpi=110, layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     label = f"Lennard-Jones: ε/k = {best['epsilon_k']:.2f} K, σ = {best['sigma_angstrom']:.4f} Å"
@@ -256,34 +242,25 @@ def draw(study: optuna.Study, data: Data, out: Path) -> None:
     lower.set(xlabel="temperature (K)", ylabel="fit − data\n(cm³/mol)")
     for panel in (upper, lower):
         panel.grid(alpha=0.3)
-    with replacing(out / "fit.png") as part:
-        figure.savefig(part, format="png")
+    save_png(figure, out / "fit.png")
 
 
 # ---- the run -------------------------------------------------------------------------------------
 
 
-def listen_for_stop() -> list[str]:
-    """A list that receives the name of every TERM, INT and USR1 from now on."""
-    names: list[str] = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda n, _: names.append(signal.Signals(n).name))
-    return names
-
-
 def check_ranges(data: Data, options: argparse.Namespace) -> None:
-    """Raise InputError unless both ranges are ranges and every trial stays computable."""
+    """Raise ScriptError unless both ranges are ranges and every trial stays computable."""
     if options.epsilon_min_k >= options.epsilon_max_k:
-        raise InputError("--epsilon-min-k must be below --epsilon-max-k")
+        raise ScriptError("--epsilon-min-k must be below --epsilon-max-k")
     if options.sigma_min_angstrom >= options.sigma_max_angstrom:
-        raise InputError("--sigma-min-angstrom must be below --sigma-max-angstrom")
+        raise ScriptError("--sigma-min-angstrom must be below --sigma-max-angstrom")
     limit_k = float(data.temperature_k[0]) / COLDEST
     if options.epsilon_max_k > limit_k:
-        raise InputError(f"--epsilon-max-k must be at most {limit_k:g} with these temperatures")
+        raise ScriptError(f"--epsilon-max-k must be at most {limit_k:g} with these temperatures")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Ask, try, tell until enough trials are complete; returns the exit code."""
+def run(options: argparse.Namespace) -> bool:
+    """Ask, try, tell until enough trials are complete; whether they are."""
     began_s = time.monotonic()
     stops = listen_for_stop()
     data = read_data(options.data)
@@ -302,31 +279,17 @@ def run(options: argparse.Namespace) -> int:
     write_summary(study, data, options, time.monotonic() - began_s)
     draw(study, data, options.out)
     if done < options.trials:
-        return EXIT_STOPPED
+        return False
     best = " ".join(f"{name}={value:.5g}" for name, value in study.best_params.items())
     say(f"[done] {done}/{options.trials} {best} rms={study.best_value:.4g}")
-    return 0
+    return True
 
 
-def positive_int(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def positive_float(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError("must be above 0 and finite")
-    return value
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse() -> argparse.Namespace:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
-    here = Path(__file__).resolve().parent
-    add("--data", type=Path, default=here / "data/argon-b2.csv", help=f"CSV: {','.join(COLUMNS)}")
+    add("--data", type=Path, default=DATA / "argon-b2.csv", help=f"CSV: {','.join(COLUMNS)}")
     add("--trials", type=positive_int, default=150, help="completed trials, over all starts")
     add("--sampler", choices=("tpe", "random"), default="tpe")
     add("--seed", type=positive_int, default=1)
@@ -336,22 +299,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--sigma-max-angstrom", type=positive_float, default=4.5)
     add("--study", default="argon-lj", help="name of the study in study.db")
     add("--out", type=Path, default=Path(), help="output directory")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; foreseeable trouble is one line on stderr and an exit code."""
-    options = parse(arguments)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return run(options)
-    except InputError as problem:
-        code, text = EXIT_BAD_INPUT, str(problem)
-    except OSError as problem:
-        code, text = EXIT_FILES, f"cannot read or write: {problem}"
-    print(f"[error] {text}", file=sys.stderr, flush=True)
-    return code
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sys.exit(exit_code(run, parse()))

@@ -9,104 +9,28 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from jobs import clock
-from jobs.model import Job, Outcome
+from jobs.model import ArtifactPage, Job, JobPage
 from jobs.states import State
 from jobs.text import shown
+from server.reply_models import (
+    ArtifactsReply,
+    ContentReply,
+    ExpectedReply,
+    FileReply,
+    JobReply,
+    ManifestsReply,
+    ProgressReply,
+    StatusReply,
+    TailReply,
+)
 
 if TYPE_CHECKING:  # none of these is needed to tell a client what tools there are
     from jobs.artifacts import Content
     from jobs.logs import Excerpt
     from jobs.manifests import Manifest
-    from jobs.service import ArtifactPage, JobPage
-
-
-class ProgressReply(BaseModel):
-    fraction: float | None = None
-    message: str | None = None
-    eta_s: float | None = None
-    metrics: dict[str, float] | None = None
-
-
-class JobReply(BaseModel):
-    job_id: str
-    state: str
-    name: str
-    project: str
-    outcome: Outcome | None = None
-    progress: ProgressReply | None = None
-    elapsed_s: float | None = None
-    job_dir: str | None = None
-    poll_after_s: float | None = None
-
-
-class StatusReply(BaseModel):
-    """One job, or a list."""
-
-    job_id: str | None = None
-    state: str | None = None
-    name: str | None = None
-    project: str | None = None
-    outcome: Outcome | None = None
-    progress: ProgressReply | None = None
-    elapsed_s: float | None = None
-    job_dir: str | None = None
-    poll_after_s: float | None = None
-    jobs: list[dict[str, Any]] | None = None
-    next_cursor: str | None = None
-
-
-class TailReply(BaseModel):
-    job_id: str
-    state: str
-    stream: str
-    text: str
-    size: int
-    next_cursor: str | None = None
-    notes: list[str] = []
-    untrusted: bool = True
-
-
-class FileReply(BaseModel):
-    path: str
-    size: int
-    kind: str
-    modified_at: str
-    sha256: str | None = None
-
-
-class ExpectedReply(BaseModel):
-    path: str
-    required: bool
-    present: bool
-
-
-class ArtifactsReply(BaseModel):
-    job_id: str
-    state: str
-    artifacts: list[FileReply]
-    expected: list[ExpectedReply] = []
-    total: int
-    total_size: int
-    truncated: bool = False
-    next_cursor: str | None = None
-
-
-class ContentReply(BaseModel):
-    job_id: str
-    path: str
-    kind: str
-    size: int
-    text: str | None = None
-    next_offset: int | None = None
-    summary: str | None = None
-    untrusted: bool = True
-
-
-class ManifestsReply(BaseModel):
-    manifests: list[dict[str, Any]] = Field(default_factory=list)
 
 
 Reply = tuple[str, BaseModel]  #: text for the model, the same as data

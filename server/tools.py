@@ -11,6 +11,14 @@ from pydantic import BaseModel, Field
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
 from server import replies
+from server.reply_models import (
+    ArtifactsReply,
+    ContentReply,
+    JobReply,
+    ManifestsReply,
+    StatusReply,
+    TailReply,
+)
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 LAUNCHES = ToolAnnotations(
@@ -59,7 +67,7 @@ def register(server: MCPServer[Any]) -> None:
         wait_s: Annotated[
             float | None, Field(description="0-20: wait so long for the end of a short job")
         ] = None,
-    ) -> Annotated[CallToolResult, replies.JobReply]:
+    ) -> Annotated[CallToolResult, JobReply]:
         """Start a long-running job; returns its job_id at once. The job outlives chat and server,
         and its record is kept until a person prunes it. Give either manifest (a kind of job: see
         describe_manifests) with params, or command. Queues when cores, memory or GPUs are taken.
@@ -91,7 +99,7 @@ def register(server: MCPServer[Any]) -> None:
         limit: Annotated[int, Field(description="1-100")] = 20,
         cursor: str | None = None,
         wait_s: Annotated[float, Field(description="0-20: wait so long for a change of state")] = 0,
-    ) -> Annotated[CallToolResult, replies.StatusReply]:
+    ) -> Annotated[CallToolResult, StatusReply]:
         """State, progress and outcome of one job; without job_id the newest jobs, by project and
         state."""
         service = await ctx.request_context.lifespan_context.service()
@@ -119,7 +127,7 @@ def register(server: MCPServer[Any]) -> None:
         grep: Annotated[
             str | None, Field(description="Regular expression: the last lines that match")
         ] = None,
-    ) -> Annotated[CallToolResult, replies.TailReply]:
+    ) -> Annotated[CallToolResult, TailReply]:
         """Last lines of what a job wrote."""
         service = await ctx.request_context.lifespan_context.service()
         job, excerpt = await service.tail(
@@ -135,7 +143,7 @@ def register(server: MCPServer[Any]) -> None:
         grace_s: Annotated[
             float | None, Field(description="Seconds from the request to end to the kill")
         ] = None,
-    ) -> Annotated[CallToolResult, replies.JobReply]:
+    ) -> Annotated[CallToolResult, JobReply]:
         """End a job and every process it started. Safe to repeat."""
         service = await ctx.request_context.lifespan_context.service()
         before = await service.job(job_id)
@@ -149,7 +157,7 @@ def register(server: MCPServer[Any]) -> None:
         job_id: str,
         pattern: Annotated[str | None, Field(description="Glob")] = None,
         cursor: str | None = None,
-    ) -> Annotated[CallToolResult, replies.ArtifactsReply]:
+    ) -> Annotated[CallToolResult, ArtifactsReply]:
         """Files a job left, with size, kind and sha256, and expected ones that are missing."""
         service = await ctx.request_context.lifespan_context.service()
         page = await service.list_artifacts(job_id, pattern=pattern, cursor=cursor)
@@ -162,7 +170,7 @@ def register(server: MCPServer[Any]) -> None:
         path: str,
         offset: int = 0,
         max_bytes: Annotated[int, Field(description="1-12000")] = 2400,
-    ) -> Annotated[CallToolResult, replies.ContentReply]:
+    ) -> Annotated[CallToolResult, ContentReply]:
         """Text of an artifact from a byte offset; of a table its shape, first and last rows; of a
         picture the picture."""
         service = await ctx.request_context.lifespan_context.service()
@@ -180,7 +188,7 @@ def register(server: MCPServer[Any]) -> None:
     @server.tool(annotations=READS)
     async def describe_manifests(
         ctx: Context[Any, Any], name: str | None = None
-    ) -> Annotated[CallToolResult, replies.ManifestsReply]:
+    ) -> Annotated[CallToolResult, ManifestsReply]:
         """Kinds of job that can be launched by name; with name, its parameters."""
         service = await ctx.request_context.lifespan_context.service()
         found = service.describe_manifests(name)

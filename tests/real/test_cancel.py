@@ -18,7 +18,8 @@ FAMILY = """
 import os, signal, subprocess, sys, time
 
 def sleeper(how):
-    code = "import os,signal,sys,time\\n" + how + "\\nprint(os.getpid(), flush=True)\\ntime.sleep(600)"
+    end = "\\nprint(os.getpid(), flush=True)\\ntime.sleep(600)"
+    code = "import os,signal,sys,time\\n" + how + end
     return [sys.executable, "-c", code]
 
 print(os.getpid(), flush=True)

@@ -15,7 +15,7 @@ from jobs.service import Service
 from jobs.states import State
 from server.wiring import open_service
 from tests.support.launching import PYTHON, bash, launch
-from tests.support.processes import all_of, is_running, keeper_pid
+from tests.support.processes import all_of, keeper_pid
 from tests.support.wait import ended, in_state, until
 
 

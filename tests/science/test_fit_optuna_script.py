@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -62,12 +64,11 @@ def trials_of(out: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The script as a module; without an import, which would leave a __pycache__ beside it."""
-    module = ModuleType("fit_optuna")
-    sys.modules[module.__name__] = module  # dataclasses look their module up by name
-    exec(compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec"), vars(module))
-    return module
+def script() -> Iterator[ModuleType]:
+    """Imported by its plain name, as the scripts import each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(MANIFESTS)
+        yield importlib.import_module("fit_optuna")
 
 
 # ---- physics -------------------------------------------------------------------------------------

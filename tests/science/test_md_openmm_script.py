@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -58,11 +61,11 @@ def steps(path: Path) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """The script as a module; without an import, which would leave a __pycache__ beside it."""
-    module = ModuleType("md_openmm")
-    exec(compile(SCRIPT.read_text(encoding="utf-8"), str(SCRIPT), "exec"), vars(module))
-    return module
+def report() -> Iterator[ModuleType]:
+    """Imported by its plain name, as the scripts import each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(MANIFESTS)
+        yield importlib.import_module("md_report")
 
 
 def atoms_of(path: Path) -> dict[tuple[str, str], np.ndarray]:
@@ -78,7 +81,7 @@ def atoms_of(path: Path) -> dict[tuple[str, str], np.ndarray]:
 # ---- the bundled molecule ------------------------------------------------------------------------
 
 
-def test_dipeptide_is_l_alanine_with_sound_geometry(script: ModuleType) -> None:
+def test_dipeptide_is_l_alanine_with_sound_geometry(report: ModuleType) -> None:
     atoms = atoms_of(DIPEPTIDE)
     assert len(atoms) == 22
     n, ca, c, cb, ha = (atoms["ALA", name] for name in ("N", "CA", "C", "CB", "HA"))
@@ -86,9 +89,9 @@ def test_dipeptide_is_l_alanine_with_sound_geometry(script: ModuleType) -> None:
     away = ca - ha
     for first, second in ((c, cb), (cb, n), (n, c)):
         assert np.cross(first - ca, second - ca) @ away > 0
-    phi = script.dihedral_deg(np.array([atoms["ACE", "C"], n, ca, c]))
-    psi = script.dihedral_deg(np.array([n, ca, c, atoms["NME", "N"]]))
-    omega = script.dihedral_deg(np.array([atoms["ACE", "CH3"], atoms["ACE", "C"], n, ca]))
+    phi = report.dihedral_deg(np.array([atoms["ACE", "C"], n, ca, c]))
+    psi = report.dihedral_deg(np.array([n, ca, c, atoms["NME", "N"]]))
+    omega = report.dihedral_deg(np.array([atoms["ACE", "CH3"], atoms["ACE", "C"], n, ca]))
     assert (phi, psi) == pytest.approx((-75, 145), abs=0.5)
     assert abs(omega) == pytest.approx(180, abs=0.5)
     places = list(atoms.values())
@@ -97,13 +100,13 @@ def test_dipeptide_is_l_alanine_with_sound_geometry(script: ModuleType) -> None:
     assert min(distances) > 0.98
 
 
-def test_dihedral_sign_and_mirror_images(script: ModuleType) -> None:
+def test_dihedral_sign_and_mirror_images(report: ModuleType) -> None:
     quarter = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 1, 1]], dtype=float)
-    assert script.dihedral_deg(quarter) == pytest.approx(90)
-    assert script.dihedral_deg(quarter * [1, -1, 1]) == pytest.approx(-90)
+    assert report.dihedral_deg(quarter) == pytest.approx(90)
+    assert report.dihedral_deg(quarter * [1, -1, 1]) == pytest.approx(-90)
     turned = quarter @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]]) + 5
-    assert script.rmsd(turned, quarter) == pytest.approx(0, abs=1e-7)
-    assert script.rmsd(quarter * [1, -1, 1], quarter) > 0.1
+    assert report.rmsd(turned, quarter) == pytest.approx(0, abs=1e-7)
+    assert report.rmsd(quarter * [1, -1, 1], quarter) > 0.1
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -129,6 +132,16 @@ def test_short_run_leaves_everything(tmp_path: Path) -> None:
     for name in ("md.png", "ramachandran.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / name).stat().st_size < 100_000
+
+
+def test_plots_of_a_long_noisy_run_stay_small(tmp_path: Path, report: ModuleType) -> None:
+    noise = np.random.default_rng(1).uniform(-180, 180, (5_000, 6))
+    noise[:, 1] = np.arange(len(noise))
+    for table in ("energies.csv", "observables.csv"):
+        np.savetxt(tmp_path / table, noise, delimiter=",", header="columns")
+    report.draw(Namespace(out=tmp_path, pdb=DIPEPTIDE, temperature_k=300.0))
+    for name in ("md.png", "ramachandran.png"):
+        assert 10_000 < (tmp_path / name).stat().st_size < 80_000
 
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:

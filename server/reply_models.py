@@ -1,0 +1,95 @@
+"""The shapes of replies: what structured content holds, and so the tools' output schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from jobs.model import Outcome
+
+
+class ProgressReply(BaseModel):
+    fraction: float | None = None
+    message: str | None = None
+    eta_s: float | None = None
+    metrics: dict[str, float] | None = None
+
+
+class JobReply(BaseModel):
+    job_id: str
+    state: str
+    name: str
+    project: str
+    outcome: Outcome | None = None
+    progress: ProgressReply | None = None
+    elapsed_s: float | None = None
+    job_dir: str | None = None
+    poll_after_s: float | None = None
+
+
+class StatusReply(BaseModel):
+    """One job, or a list."""
+
+    job_id: str | None = None
+    state: str | None = None
+    name: str | None = None
+    project: str | None = None
+    outcome: Outcome | None = None
+    progress: ProgressReply | None = None
+    elapsed_s: float | None = None
+    job_dir: str | None = None
+    poll_after_s: float | None = None
+    jobs: list[dict[str, Any]] | None = None
+    next_cursor: str | None = None
+
+
+class TailReply(BaseModel):
+    job_id: str
+    state: str
+    stream: str
+    text: str
+    size: int
+    next_cursor: str | None = None
+    notes: list[str] = []
+    untrusted: bool = True
+
+
+class FileReply(BaseModel):
+    path: str
+    size: int
+    kind: str
+    modified_at: str
+    sha256: str | None = None
+
+
+class ExpectedReply(BaseModel):
+    path: str
+    required: bool
+    present: bool
+
+
+class ArtifactsReply(BaseModel):
+    job_id: str
+    state: str
+    artifacts: list[FileReply]
+    expected: list[ExpectedReply] = []
+    total: int
+    total_size: int
+    truncated: bool = False
+    next_cursor: str | None = None
+
+
+class ContentReply(BaseModel):
+    job_id: str
+    path: str
+    kind: str
+    size: int
+    text: str | None = None
+    next_offset: int | None = None
+    summary: str | None = None
+    untrusted: bool = True
+
+
+class ManifestsReply(BaseModel):
+    manifests: list[dict[str, Any]] = Field(default_factory=list)

@@ -1,0 +1,199 @@
+"""A working directory may hold anything; what is told of it is true and nothing is followed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import artifacts
+from jobs.errors import FileNotFoundInJobError, JobError, PathRefusedError
+from jobs.files import check_relative, open_inside
+from jobs.model import LaunchManifest, OutputRule, Resources
+from jobs.paths import JobDir
+
+HASH_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def launched(cwd: Path, **more: Any) -> LaunchManifest:
+    values: dict[str, Any] = {
+        "job_id": "job-20260101-000000-x-aaaaa",
+        "name": "x",
+        "project": "default",
+        "created_at": 0.0,
+        "command": ["true"],
+        "executable": "/bin/true",
+        "cwd": str(cwd),
+        "env": {},
+        "resources": Resources(),
+        "request_sha256": "",
+        "host": "h",
+        "outlast_version": "0",
+    }
+    return LaunchManifest(schema=1, **{**values, **more})
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "outside.txt").write_text("secret", encoding="utf-8")
+    return work
+
+
+def plant_everything(work: Path) -> None:
+    """One of each kind of thing that a program, or an enemy, may leave."""
+    (work / "plain.txt").write_text("abc", encoding="utf-8")
+    (work / "deep").mkdir()
+    (work / "deep" / "table.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    (work / "link.txt").symlink_to(work.parent / "outside.txt")
+    (work / "linked").symlink_to(work.parent)
+    os.mkfifo(work / "fifo")
+    (work / "loop").symlink_to(work)
+    Path(os.fsdecode(bytes(work) + b"/caf\xe9.txt")).write_bytes(b"x")
+    (work / "new\nline \u202e.txt").write_bytes(b"y")
+    with (work / "sparse.bin").open("wb") as file:
+        file.truncate(1 << 40)
+    here = os.getcwd()
+    os.chdir(work)  # a socket's path must be short
+    try:
+        socket.socket(socket.AF_UNIX).bind("sock")
+    finally:
+        os.chdir(here)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_scan_tells_regular_files_and_counts_the_rest(work: Path) -> None:
+    plant_everything(work)
+    job_dir = JobDir(work.parent)
+    rules = [OutputRule(path="*.csv", kind="table", required=True), OutputRule(path="no.txt")]
+    found = artifacts.scan(
+        launched(work, outputs=rules), job_dir, started_at=1.0, hash_limit_bytes=1 << 20
+    )
+    by_path = {artifact.path: artifact for artifact in found.artifacts}
+    assert set(by_path) == {
+        "plain.txt",
+        "deep/table.csv",
+        "caf\\xe9.txt",
+        "new\nline \u202e.txt",
+        "sparse.bin",
+    }
+    assert by_path["plain.txt"].sha256 == HASH_ABC
+    assert by_path["sparse.bin"].sha256 is None
+    assert found.skipped == {"symbolic link": 3, "FIFO": 1, "socket": 1}
+    assert [(e.path, e.present) for e in found.expected] == [("*.csv", True), ("no.txt", False)]
+    found.model_dump_json().encode("utf-8")
+
+
+def test_elsewhere_only_what_is_new_counts(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "old.txt").touch()
+    os.utime(elsewhere / "old.txt", (1000, 1000))
+    (elsewhere / "new.txt").touch()
+    job_dir = JobDir(tmp_path)
+    found = artifacts.scan(launched(elsewhere), job_dir, started_at=2000.0)
+    assert [artifact.path for artifact in found.artifacts] == ["new.txt"]
+    assert artifacts.scan(launched(elsewhere), job_dir, started_at=None).artifacts == []
+
+
+def test_a_scan_is_bounded(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        (work / f"{number:02}").touch()
+    monkeypatch.setattr(artifacts, "MAX_ENTRIES", 10)
+    found = artifacts.scan(launched(work), JobDir(work.parent), started_at=1.0)
+    assert (len(found.artifacts), found.truncated) == (10, True)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../outside.txt",
+        "/etc/passwd",
+        "link.txt",
+        "linked/outside.txt",
+        "deep/../plain.txt",
+        "./plain.txt",
+        "fifo",
+        "sock",
+        "deep",
+        "",
+        "plain.txt/",
+        "plain.txt/x",
+        "a\0b",
+        "x" * 5000,
+        "no/such/file",
+    ],
+)
+def test_what_is_no_file_of_the_job_is_refused(work: Path, path: str) -> None:
+    plant_everything(work)
+    with pytest.raises((PathRefusedError, FileNotFoundInJobError)):
+        artifacts.read(launched(work), path, offset=0, max_bytes=100)
+
+
+def test_devices_are_refused() -> None:
+    with (
+        pytest.raises(PathRefusedError, match="not a regular file"),
+        open_inside(Path("/dev"), "null"),
+    ):
+        pass
+
+
+@given(st.text(max_size=60))
+def test_a_path_never_leads_out(path: str) -> None:
+    """Whatever passes the check of its text stays below the root by its text."""
+    try:
+        parts = check_relative(path)
+    except JobError:
+        return
+    assert not os.path.isabs(path)
+    assert os.path.normpath(path) == "/".join(parts)
+    assert not os.path.normpath(path).startswith("..")
+
+
+def test_text_goes_on_from_its_offset(work: Path) -> None:
+    content = "".join(f"züge {n}\n" for n in range(500))
+    (work / "long.txt").write_text(content, encoding="utf-8")
+    seen, offset = "", 0
+    while offset is not None:
+        part = artifacts.read(launched(work), "long.txt", offset=offset, max_bytes=333)
+        seen, offset = seen + part.text, part.next_offset  # type: ignore[assignment]
+    assert seen == content
+
+
+def test_a_table_shows_its_shape_and_both_ends(work: Path) -> None:
+    rows = "".join(f"{n},{n * n},{n / 7:.3f}\n" for n in range(5000))
+    (work / "t.csv").write_text("n,square,part\n" + rows, encoding="utf-8")
+    content = artifacts.read(launched(work), "t.csv", offset=0, max_bytes=2400)
+    assert "table of 5000 rows and 3 columns" in content.summary
+    lines = content.text.split("\n")
+    assert lines[0] == "n,square,part"
+    assert lines[1].startswith("0,0,")
+    assert lines[-1].startswith("4999,")
+    assert content.next_offset is not None
+    rest = artifacts.read(launched(work), "t.csv", offset=content.next_offset, max_bytes=2400)
+    assert rest.text.startswith("10,100,")
+
+
+def test_pictures_come_as_they_are_and_binaries_not_at_all(work: Path) -> None:
+    (work / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (work / "x.dcd").write_bytes(os.urandom(3000))
+    (work / "huge.png").write_bytes(bytes(artifacts.MAX_IMAGE_BYTES + 1))
+    assert artifacts.read(launched(work), "p.png", offset=0, max_bytes=1).mime_type == "image/png"
+    binary = artifacts.read(launched(work), "x.dcd", offset=0, max_bytes=2400)
+    assert (binary.text, binary.image) == ("", None)
+    with pytest.raises(PathRefusedError, match="picture"):
+        artifacts.read(launched(work), "huge.png", offset=0, max_bytes=1)
+
+
+def test_an_empty_file_is_empty_text(work: Path) -> None:
+    (work / "empty.txt").touch()
+    content = artifacts.read(launched(work), "empty.txt", offset=0, max_bytes=100)
+    assert (content.text, content.next_offset) == ("", None)
+    assert artifacts.read(launched(work), "empty.txt", offset=99, max_bytes=1).text == ""

@@ -1,0 +1,103 @@
+"""The layers of ARCHITECTURE.md, read from the syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FILES = sorted([*ROOT.glob("jobs/**/*.py"), *ROOT.glob("server/**/*.py")])
+SHIM = ROOT / "jobs/engines/shim.py"
+
+#: Lowest first. A module may import from its own line or a lower one.
+LAYERS = [
+    ["jobs", "jobs.errors", "jobs.text", "jobs.clock", "jobs.paths"],
+    ["jobs.states", "jobs.files"],
+    ["jobs.model"],
+    ["jobs.settings", "jobs.secrets", "jobs.manifests", "jobs.logs", "jobs.progress"],
+    ["jobs.artifacts", "jobs.directory", "jobs.environment", "jobs.keeping"],
+    ["jobs.engines", "jobs.engines.base", "jobs.engines.shim", "jobs.engines.local"],
+    ["jobs.store"],
+    ["jobs.outcome", "jobs.finish", "jobs.recovery", "jobs.pruning", "jobs.launch"],
+    ["jobs.keeper", "jobs.service"],
+]
+RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that is imported, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_run_one_way(path: Path) -> None:
+    me = module_name(path)
+    for other in imports(path):
+        if me.startswith("jobs"):
+            assert not other.startswith(("server", "mcp", "typer", "starlette", "argparse")), other
+            if other in RANK:
+                assert RANK[other] <= RANK[me], f"{me} imports {other} from a higher layer"
+        elif me not in ("server.wiring", "server.keeper_main"):
+            assert not other.startswith(("jobs.engines", "jobs.store", "jobs.keeper")), other
+            assert other != "jobs.recovery"
+
+
+def test_every_module_of_the_core_has_its_layer() -> None:
+    modules = {module_name(path) for path in FILES if path.parts[-2] != "server"}
+    assert {name for name in modules if name.startswith("jobs")} == set(RANK)
+
+
+def test_only_the_store_knows_the_database() -> None:
+    users = {module_name(path) for path in FILES if {"aiosqlite", "sqlite3"} & imports(path)}
+    assert users <= {"jobs.store", "server.doctor"}
+    assert "aiosqlite" not in imports(ROOT / "server/doctor.py")
+
+
+def test_the_shim_needs_nothing_but_the_standard_library() -> None:
+    allowed = {"ctypes", "fcntl", "os", "resource", "select", "signal", "sys", "time"}
+    assert imports(SHIM) == allowed
+
+
+def test_the_keeper_does_not_load_a_face() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, jobs.keeper, jobs.engines.local; print('mcp' in sys.modules)"
+    seen = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert seen.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_no_file_is_too_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    graph = {module_name(path): imports(path) & RANK.keys() for path in FILES}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, f"circle: {' -> '.join([*above, module])}"
+        if module not in done:
+            for other in graph.get(module, set()) - {module, "jobs", "jobs.engines"}:
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())

@@ -1,0 +1,81 @@
+"""Verdicts: no state is ever told that the facts do not bear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.engines.base import Phase, Sighting
+from jobs.model import ExitRecord, ProgressRule
+from jobs.outcome import judge
+from jobs.progress import from_match
+from jobs.states import Event
+
+
+def ended(why: str = "exit", **more: Any) -> Sighting:
+    values = {"exit_code": 0, "signal": None, "ended_at": 2.0, "wall_s": 1.0, "user_s": 0.0}
+    record = ExitRecord(**{"why": why, **values, "system_s": 0.0, "max_rss_kb": 1, **more})
+    return Sighting(Phase.ENDED, exit=record)
+
+
+@pytest.mark.parametrize(
+    ("sighting", "more", "event", "says"),
+    [
+        (ended(), {}, Event.SUCCEED, None),
+        (ended(exit_code=3), {"error_line": "boom"}, Event.FAIL, "Exit code 3. boom"),
+        (ended(), {"failure": "NaN"}, Event.FAIL, "Exit code 0, but NaN."),
+        (ended(), {"missing": ["a.csv"]}, Event.FAIL, "required output is missing: a.csv"),
+        (ended(exit_code=None, signal=9), {}, Event.FAIL, "out of memory"),
+        (ended("cancelled"), {"cancel_reason": "why"}, Event.END_CANCELLED, "Cancelled: why"),
+        (ended("timeout", exit_code=None, signal=15), {}, Event.END_TIMED_OUT, "time limit"),
+        (ended("terminated"), {}, Event.FAIL, "told to end"),
+        (ended("start_error", error="x: gone"), {}, Event.FAIL, "could not be started: x: gone"),
+        (ended(survivors=[7, 8]), {}, Event.SUCCEED, "7, 8"),
+        (Sighting(Phase.VANISHED, detail="it rebooted"), {}, Event.VANISH, "it rebooted"),
+    ],
+)
+def test_verdicts(sighting: Sighting, more: dict[str, Any], event: Event, says: str | None) -> None:
+    verdict = judge(None, sighting, **more)
+    assert verdict.event is event
+    assert verdict.outcome.reason == says or (says or "?") in (verdict.outcome.reason or "")
+
+
+@given(
+    why=st.sampled_from(["exit", "cancelled", "timeout", "terminated", "start_error"]),
+    code=st.none() | st.integers(0, 255),
+    signal=st.none() | st.integers(1, 64),
+    failure=st.none() | st.just("bad"),
+    missing=st.lists(st.just("x"), max_size=2),
+)
+def test_success_is_only_told_of_success(
+    why: str, code: int | None, signal: int | None, failure: str | None, missing: list[str]
+) -> None:
+    sighting = ended(why, exit_code=code, signal=signal)
+    verdict = judge(None, sighting, failure=failure, missing=missing)
+    clean = why == "exit" and code == 0 and signal is None and not failure and not missing
+    assert (verdict.event is Event.SUCCEED) == clean
+    assert verdict.outcome.exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("line", "fraction", "eta_s"),
+    [
+        ("step 25/100 T=1.5", 0.25, 30.0),
+        ("step 0/100", 0.0, None),
+        ("step 500/100", 1.0, 0.0),
+        ("step 5/0", None, None),
+        ("step nan/100", None, None),
+    ],
+)
+def test_progress_from_a_line(line: str, fraction: float | None, eta_s: float | None) -> None:
+    import re
+
+    rule = ProgressRule(regex=r"step (?P<step>\S+)/(?P<total>\S+)(?: T=(?P<T>\S+))?")
+    match = re.search(rule.regex, line)
+    assert match is not None
+    progress = from_match(rule, match, 10.0)
+    assert progress.fraction == fraction
+    assert progress.eta_s == eta_s
