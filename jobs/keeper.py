@@ -164,10 +164,11 @@ class Keeper:
         if job.cancel_at is not None:
             if job.state is not State.CANCELLING:
                 await self._store.move(job, Event.CANCEL)
-            grace_s = self._settings.grace_s
-            await self._engine.stop(
-                job_dir, grace_s=grace_s if job.cancel_grace_s is None else job.cancel_grace_s
-            )
+            stop = self._engine.stop(job_dir, grace_s=job.cancel_grace_s)
+            if sighting.phase is Phase.ORPHANED:
+                self._run_task(job.id, stop)  # takes the grace period, as no shim waits it out
+            else:
+                await stop
         if job.id not in self._readers:
             try:
                 self._readers[job.id] = ProgressReader(read_launch_manifest(job_dir), job_dir)

@@ -16,7 +16,6 @@ from jobs.errors import (
     InvalidCursorError,
     JobError,
     JobNotFoundError,
-    KeeperUnreachableError,
     StateDirectoryError,
     nearest,
 )
@@ -80,7 +79,7 @@ class Service:
         launched = Launched(job, reused)
         try:
             await ensure_keeper(self._home, self._keeper_command)
-        except KeeperUnreachableError as error:
+        except JobError as error:  # the job is accepted: its ID must reach the caller
             return replace(launched, warning=str(error))
         until = _ended if wait_s is not None else _known
         job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
@@ -238,13 +237,12 @@ class Service:
         if job.is_final:
             return job
         wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
-        if job.cancel_at is None:
-            path = self.directory(job).cancel
-            try:
-                await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
-            except OSError as error:
-                raise StateDirectoryError(f"{path} cannot be written: {error.strerror}.") from None
-            await self._store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
+        path = self.directory(job).cancel
+        try:
+            await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
+        except OSError as error:
+            raise StateDirectoryError(f"{path} cannot be written: {error.strerror}.") from None
+        await self._store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
         await ensure_keeper(self._home, self._keeper_command)
         return await self._wait(job, _ended, wait_s)
 

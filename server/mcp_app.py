@@ -141,7 +141,9 @@ def compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(node, dict):
             return node
         if "$ref" in node:
-            return compact(definitions[node["$ref"].rsplit("/", 1)[1]])
+            definition = definitions[node["$ref"].rsplit("/", 1)[1]]
+            # Its description is the docstring of a class: written for its readers, not for models.
+            return compact({k: v for k, v in definition.items() if k != "description"})
         options = [option for option in node.get("anyOf", []) if option.get("type") != "null"]
         if len(options) == 1:
             rest = {key: value for key, value in node.items() if key != "anyOf"}
@@ -168,15 +170,18 @@ def serve_stdio() -> None:
     """Serve until standard input closes, then leave at once. Jobs and keeper are not touched."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     sys.stdin = io.TextIOWrapper(SurrogateGuard(sys.stdin.buffer), encoding="utf-8")
+    status = 0
     try:
         build_server().run("stdio")
     except (KeyboardInterrupt, BrokenPipeError):
         pass
-    finally:
-        logging.shutdown()
-        # Not sys.exit: tearing down an interpreter with these imports takes up to two seconds,
-        # and a client kills a server that takes longer than that to leave.
-        os._exit(0)
+    except BaseException:
+        log.exception("the server has to end")
+        status = 1
+    logging.shutdown()
+    # Not sys.exit: tearing down an interpreter with these imports takes up to two seconds, and a
+    # client kills a server that takes longer than that to leave.
+    os._exit(status)
 
 
 class SurrogateGuard(io.BufferedIOBase):

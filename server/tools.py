@@ -22,7 +22,7 @@ from server.reply_models import (
 
 READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 LAUNCHES = ToolAnnotations(
-    read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=True
+    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
 )
 CANCELS = ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False
@@ -41,7 +41,9 @@ def register(server: MCPServer[Any]) -> None:
     async def launch_job(
         ctx: Context[Any, Any],
         manifest: str | None = None,
-        params: dict[str, Any] | None = None,
+        params: Annotated[
+            dict[str, Any] | None, Field(description="Of the manifest; defaults fill the rest")
+        ] = None,
         command: Annotated[
             list[str] | None,
             Field(description='Program and arguments; for a shell: ["bash","-c","..."]'),
@@ -60,7 +62,9 @@ def register(server: MCPServer[Any]) -> None:
             list[str] | None, Field(description="Files or globs that success requires")
         ] = None,
         resources: ResourceWishes | None = None,
-        time_limit_s: float | None = None,
+        time_limit_s: Annotated[
+            float | None, Field(description="Ended after so long; default: never")
+        ] = None,
         idempotency_key: Annotated[
             str | None, Field(description="Same key, same job: makes a retry safe")
         ] = None,

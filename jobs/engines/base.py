@@ -48,8 +48,9 @@ class Engine(Protocol):
         """Look, without waiting."""
         ...
 
-    async def stop(self, job_dir: JobDir, *, grace_s: float) -> None:
-        """Ask the whole job to end, and kill what is left of it after `grace_s` seconds.
+    async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
+        """Ask the whole job to end, and kill what is left of it after `grace_s` seconds; without,
+        after the job's own grace.
 
         Returns at once; a later poll shows the end. Harmless when repeated.
         """

@@ -30,6 +30,7 @@ Record = TypeVar("Record", bound=BaseModel)
 SHIM = Path(__file__).with_name("shim.py")
 #: A shim that is alive but has not started its command by then is looked at again later.
 HANDSHAKE_S = 15.0
+ORPHAN_GRACE_S = 10.0
 
 
 class LocalEngine:
@@ -58,16 +59,16 @@ class LocalEngine:
         self._reap()
         return look(job_dir)
 
-    async def stop(self, job_dir: JobDir, *, grace_s: float) -> None:
+    async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
         try:
             control = os.open(job_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ELOOP):
                 raise
-            await self._stop_orphan(job_dir, grace_s)
+            await self._stop_orphan(job_dir, ORPHAN_GRACE_S if grace_s is None else grace_s)
             return
         try:
-            os.write(control, b"T%.3f\n" % grace_s)
+            os.write(control, b"T\n" if grace_s is None else b"T%.3f\n" % grace_s)
         except BlockingIOError:
             pass  # so many orders are waiting that one more changes nothing
         finally:

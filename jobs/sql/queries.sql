@@ -42,12 +42,12 @@ UPDATE job SET
 WHERE id = :id AND state = :old AND cancel_at IS NULL
 
 -- name: wish_cancel
--- The first wish stands; it changes no state.
+-- Changes no state. The first wish stands; a later one can only shorten the grace.
 UPDATE job SET
-    cancel_at = :at,
-    cancel_reason = :reason,
-    cancel_grace_s = :grace_s
-WHERE id = :id AND cancel_at IS NULL
+    cancel_at = coalesce(cancel_at, :at),
+    cancel_reason = coalesce(cancel_reason, :reason),
+    cancel_grace_s = coalesce(min(cancel_grace_s, :grace_s), cancel_grace_s, :grace_s)
+WHERE id = :id
 
 -- name: set_progress
 UPDATE job SET progress = :progress WHERE id = :id

@@ -9,6 +9,7 @@ import pytest
 
 from jobs.service import Service
 from jobs.states import State
+from server.wiring import open_service
 from tests.support.launching import PYTHON, bash, launch
 from tests.support.processes import is_running, shim_pids
 from tests.support.wait import ended, until
@@ -104,3 +105,21 @@ async def test_cancelling_again_or_too_late_is_harmless(service: Service, times:
     job = await ended(service, (await launch(service, "true")).id)
     for _ in range(times):
         assert (await service.cancel(job.id)).state is State.COMPLETED
+
+
+async def test_a_later_wish_can_shorten_the_grace(service: Service) -> None:
+    job = await bash(service, "trap '' TERM; echo ready; while :; do sleep 1; done")
+    await until(lambda: service.last_line(job))
+    job = await service.cancel(job.id, reason="first", grace_s=600, wait_s=0)
+    assert not job.is_final
+    job = await service.cancel(job.id, reason="second", grace_s=0)
+    assert (job.state, job.outcome.signal) == (State.CANCELLED, "SIGKILL")
+    assert job.outcome.reason == "Cancelled: first"
+
+
+async def test_the_jobs_own_grace_is_the_default(home: Path) -> None:
+    (home.parent / "config.toml").write_text("grace_s = 0.2\n", encoding="utf-8")
+    async with open_service() as quick:
+        job = await bash(quick, "trap '' TERM; echo ready; while :; do sleep 1; done")
+        await until(lambda: quick.last_line(job))
+        assert (await quick.cancel(job.id)).outcome.signal == "SIGKILL"
