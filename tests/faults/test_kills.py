@@ -157,9 +157,7 @@ async def test_a_frozen_shim_counts_as_alive(service: Service, home: Path) -> No
 
 
 @pytest.mark.parametrize("what", ["job.json", "everything"])
-async def test_a_job_directory_that_goes_missing(
-    service: Service, home: Path, what: str
-) -> None:
+async def test_a_job_directory_that_goes_missing(service: Service, home: Path, what: str) -> None:
     import shutil
 
     job = await launch(service, "sleep", "60")

@@ -1,0 +1,47 @@
+# Each target makes .venv when there is none, and installs there only what it needs; pyproject.toml
+# is looked at again only when it has changed.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix
+BIN := .venv/bin
+ARGS ?=
+
+help:  ## List the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; \
+	  do printf '  %-12s %s\n' "$$target" "$$text"; done
+
+demo: .venv/.has-demo  ## Launch a simulation, kill its server, read the result through a new one
+	$(BIN)/outlast demo $(ARGS)
+
+test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some)
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/.has-dev  ## Run the linters, the type checker and the layer test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/unit/test_layers.py
+
+fix: .venv/.has-dev  ## Format, and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# dev holds test, and test holds demo: what holds more marks what it holds as there.
+.venv/.has-dev: HOLDS := .venv/.has-test .venv/.has-demo
+.venv/.has-test: HOLDS := .venv/.has-demo
+.venv/.has-%: pyproject.toml | $(BIN)/pip
+	@echo "Installing what is needed for '$*' into .venv ..."
+	@$(BIN)/pip install -qq --disable-pip-version-check --retries 5 -e '.[$*]'
+	@touch $@ $(HOLDS)
+
+# pip is the last that comes into a new environment, so that half of one is made anew. A name may
+# be there that does not work (a version manager's), therefore each is tried.
+$(BIN)/pip:
+	@for name in python3.13 python3.12 python3.11 python3; do \
+	  if $$name -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	      >/dev/null 2>&1; then \
+	    echo "Making .venv with $$($$name --version)"; \
+	    exec $$name -m venv .venv; \
+	  fi; \
+	done; \
+	echo "error: no Python 3.11 or newer with venv was found" >&2; exit 1

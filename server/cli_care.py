@@ -1,0 +1,188 @@
+"""The verbs that look after an installation: manifests, doctor, prune."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from jobs.errors import InvalidArgumentError
+from jobs.text import shown
+from server.terminal import Json, answer, err, print_json, refusing, say, seconds, show
+
+if TYPE_CHECKING:
+    from jobs.pruning import Prunable
+    from jobs.service import Service
+    from server.doctor import Check
+
+_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
+
+
+def manifests(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Name every fault; exit code 1 if there is one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the kinds of job, or show one with its parameters.
+
+    outlast manifests
+    outlast manifests md-openmm
+    outlast manifests --check
+    """
+    from jobs.manifests import Manifests
+    from jobs.settings import load_settings
+    from server import cli_views, replies
+    from server.doctor import check_manifests
+
+    with refusing(as_json=as_json):
+        settings = load_settings()
+        if check:
+            checks = check_manifests(settings)
+            if name is not None:
+                Manifests(settings.all_manifest_dirs).get(name)
+                checks = [found for found in checks if found.name == f"manifest {name}"]
+            raise typer.Exit(_tell_checks(checks, as_json=as_json))
+        known = Manifests(settings.all_manifest_dirs)
+        found, broken = ([known.get(name)], []) if name is not None else known.all()
+        if as_json:
+            data = replies.manifest_list(found, whole=name is not None)[1]
+            print_json(data.model_dump(mode="json", exclude_none=True))
+        elif name is not None:
+            show(cli_views.manifest_block(found[0]))
+        else:
+            show(cli_views.manifest_table(found))
+            say("next: outlast manifests NAME", "dim")
+        if broken and not as_json:
+            count = f"{len(broken)} of them {'is' if len(broken) == 1 else 'are'} broken"
+            say(f"{count}: outlast manifests --check", "yellow")
+
+
+def doctor(as_json: Json = False) -> None:
+    """Tell what works on this machine, what does not, and how to mend it.
+
+    It launches a real job in a throw-away state directory. Exit code 1 if something does not work.
+    """
+    from server.doctor import all_checks
+
+    with refusing(as_json=as_json):
+        raise typer.Exit(_tell_checks(asyncio.run(all_checks()), as_json=as_json))
+
+
+def _tell_checks(checks: list[Check], *, as_json: bool) -> int:
+    """Print what was found; 1 if anything does not work."""
+    failed = sum(found.state == "fail" for found in checks)
+    if as_json:
+        print_json({"ok": not failed, "checks": [found.as_data() for found in checks]})
+        return int(failed > 0)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for found in checks:
+        mark, style = _MARKS[found.state]
+        what = Text(shown(found.what, 2000), style="" if found.state == "ok" else style)
+        if found.mend:
+            what.append(f"\n→ {shown(found.mend, 2000)}", style="default")
+        table.add_row(Text(mark, style=style), Text(found.name, style="bold"), what)
+    show(table)
+    warned = sum(found.state == "warn" for found in checks)
+    if failed or warned:
+        say(f"{failed} failed, {warned} to look at, {len(checks) - failed - warned} fine")
+    else:
+        say("Everything works.", "green")
+    return int(failed > 0)
+
+
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="TIME", help="As in 90d. Default: the setting.")
+    ] = None,
+    keep_gb: Annotated[
+        float | None, typer.Option(min=0, help="Also the oldest beyond this size in all.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the directories and records of jobs that ended long ago, after asking.
+
+    outlast prune --dry-run
+    outlast prune --older-than 30d --keep-gb 50
+    A job that has not ended is never touched.
+    """
+    from jobs.settings import load_settings
+
+    with refusing(as_json=as_json):
+        if as_json and not (yes or dry_run):
+            raise InvalidArgumentError("--json cannot ask: add --yes or --dry-run.")
+        settings = load_settings()
+        older_than_s = settings.prune_after_days * 86400
+        if older_than is not None:
+            older_than_s = seconds(older_than, "--older-than", needs_unit=True)
+        limit_gb = settings.prune_over_gb if keep_gb is None else keep_gb
+
+    async def verb(service: Service) -> int:
+        from server import cli_views
+        from server.replies import size
+
+        keep_bytes = None if limit_gb is None else int(limit_gb * 1e9)
+        items = await service.pruner.choose(older_than_s=older_than_s, keep_bytes=keep_bytes)
+        total = sum(item.size for item in items)
+        words = f"{len(items)} job{'' if len(items) == 1 else 's'}, {size(total)}"
+        if not as_json:
+            if not items:
+                say("Nothing to prune.")
+                return 0
+            show(cli_views.prune_table(items))
+        if dry_run and not as_json:
+            say(f"{words} would be removed.")
+        removed = 0
+        if not dry_run:
+            if not yes and not _agreed(f"Remove {words} for ever? [y/N] "):
+                say("Nothing was removed.")
+                return 1
+            for item in items:
+                removed += await service.pruner.remove(item.job)
+            if not as_json:
+                say(f"{removed} of {words} removed.")
+        if as_json:
+            print_json(
+                {
+                    "dry_run": dry_run,
+                    "jobs": [_pruned(item) for item in items],
+                    "total_size": total,
+                    "removed": removed,
+                }
+            )
+        return 0
+
+    answer(verb, as_json=as_json, settings=settings)
+
+
+def _pruned(item: Prunable) -> dict[str, Any]:
+    from jobs.clock import iso
+
+    job = item.job
+    ended_at = None if job.ended_at is None else iso(job.ended_at)
+    return {
+        "job_id": job.id,
+        "project": job.project,
+        "state": job.state.value,
+        "ended_at": ended_at,
+        "size": item.size,
+    }
+
+
+def _agreed(question: str) -> bool:
+    """Ask on standard error; only a clear yes counts, the end of standard input does not."""
+    # The event loop's own way with ^C would wait for the answer first.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    err().print(Text(question), end="", soft_wrap=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

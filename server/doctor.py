@@ -1,0 +1,280 @@
+"""What works on this machine, what does not, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from jobs import __version__, keeping
+from jobs.environment import job_path, named_environment
+from jobs.errors import JobError, SettingsError, SoftwareMissingError
+from jobs.launch import _check_software as check_software
+from jobs.manifests import Manifests
+from jobs.model import Job, LaunchRequest
+from jobs.paths import Home
+from jobs.settings import Settings, config_path, load_settings
+from jobs.states import State
+from server.replies import headline, size
+from server.wiring import open_service
+
+if TYPE_CHECKING:
+    from jobs.service import Service
+
+#: The first SQLite without a rare fault when several processes checkpoint the write-ahead log.
+GOOD_SQLITE = (3, 51, 3)
+LOW_SPACE_BYTES = 10**9
+#: File systems whose locks and shared memory another machine does not see.
+NETWORK_FILE_SYSTEMS = {
+    "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "afs", "afpfs", "ceph", "lustre",
+    "beegfs", "gpfs", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.rclone", "webdav",
+}  # fmt: skip
+PR_GET_CHILD_SUBREAPER = 37  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    mend: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+async def all_checks() -> list[Check]:
+    """Every check, from the ground up. Changes nothing but a temporary folder."""
+    checks = [_python(), _sqlite(), *_platform()]
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        return [*checks, Check("configuration", "fail", error.cause, error.next_step)]
+    checks += [_config(), *_state_directory(settings.state), await _jobs_and_keeper(settings)]
+    checks += [_path(settings), _slots(settings), *check_manifests(settings)]
+    return [*checks, await _trial_job()]
+
+
+def _python() -> Check:
+    version = platform.python_version()
+    return Check("Outlast", "ok", f"{__version__} on Python {version}, {sys.executable}")
+
+
+def _sqlite() -> Check:
+    version = sqlite3.sqlite_version
+    if sqlite3.sqlite_version_info >= GOOD_SQLITE:
+        return Check("SQLite", "ok", version)
+    return Check(
+        "SQLite",
+        "warn",
+        f"{version} can very rarely damage a database that several processes write; harmless "
+        "here, because job directories are the truth and the index is only made from them",
+        "Nothing has to be done; a Python with SQLite 3.51.3 or newer does not have the fault.",
+    )
+
+
+def _platform() -> Iterator[Check]:
+    if not sys.platform.startswith("linux"):
+        yield Check(
+            "system",
+            "warn",
+            f"{platform.system()}: processes that leave their job's group may outlive a cancel",
+            "Use Linux where this matters.",
+        )
+        return
+    missing = []
+    if not Path("/proc/self/stat").exists():
+        missing.append("/proc")
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        missing.append("pidfd_open")
+    answer = ctypes.c_int()
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is None or prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0) != 0:
+        missing.append("child subreaper")
+    what = f"{platform.system()} {platform.release()}"
+    if missing:
+        yield Check(
+            "system",
+            "fail",
+            f"{what} lacks {', '.join(missing)}",
+            "Use Linux 5.3 or newer with /proc; in a container allow these system calls.",
+        )
+    else:
+        yield Check("system", "ok", f"{what}: /proc, pidfd and child subreaper are there")
+
+
+def _config() -> Check:
+    path = config_path()
+    if path.exists():
+        return Check("configuration", "ok", f"{path} is valid")
+    return Check("configuration", "ok", f"defaults; {path} is not there and need not be")
+
+
+def _state_directory(home: Home) -> Iterator[Check]:
+    try:
+        home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=home.root, prefix=".doctor-"):
+            pass
+        free = shutil.disk_usage(home.root).free
+    except OSError as error:
+        yield Check(
+            "state directory",
+            "fail",
+            f"{home.root} cannot be written: {error.strerror}",
+            "Free space, correct its permissions, or set OUTLAST_HOME to another folder.",
+        )
+        return
+    kind = file_system(home.root)
+    if kind in NETWORK_FILE_SYSTEMS:
+        yield Check(
+            "state directory",
+            "fail",
+            f"{home.root} is on a network file system ({kind}), where SQLite's write-ahead log "
+            "and file locks are not safe",
+            "Set OUTLAST_HOME, or home in the configuration, to a folder on a local disk.",
+        )
+    elif free < LOW_SPACE_BYTES:
+        yield Check(
+            "state directory",
+            "warn",
+            f"{home.root} has only {size(free)} free",
+            "Free space; `outlast prune` shows what old jobs hold.",
+        )
+    else:
+        yield Check("state directory", "ok", f"{home.root}, {size(free)} free ({kind or 'local'})")
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that holds `path`, empty when it cannot be told."""
+    path = path.resolve()
+    mounts = [
+        mount for mount in psutil.disk_partitions(all=True) if path.is_relative_to(mount.mountpoint)
+    ]
+    # Of several mounts on one folder the last is the one that is seen.
+    best = max(reversed(mounts), key=lambda mount: len(mount.mountpoint), default=None)
+    return best.fstype if best else ""
+
+
+async def _jobs_and_keeper(settings: Settings) -> Check:
+    """Whether the index opens, what it counts, and whether the keeper that this needs is there."""
+    try:
+        async with open_service(settings) as service:
+            active = (await service.list_jobs(limit=1)).active
+    except JobError as error:
+        return Check("keeper", "fail", error.cause, _not_doctor(error))
+    jobs = ", ".join(f"{count} {state}" for state, count in sorted(active.items()))
+    info = keeping.keeper_info(settings.state)
+    if info is not None:
+        what = f"process {info.get('pid', '?')}, version {info.get('version', '?')}"
+        return Check("keeper", "ok", f"runs: {what}; {jobs or 'no job is active'}")
+    if active:
+        return Check(
+            "keeper",
+            "warn",
+            f"does not run, but there are jobs to keep: {jobs}",
+            f"The next launch or cancel starts one; {settings.state.keeper_log} may say why "
+            "it ended.",
+        )
+    return Check("keeper", "ok", "does not run and need not: no job is active")
+
+
+def _path(settings: Settings) -> Check:
+    folders = job_path(settings).split(os.pathsep)
+    missing = [folder for folder in settings.path if not Path(folder).expanduser().is_dir()]
+    if missing:
+        return Check(
+            "PATH of jobs",
+            "warn",
+            f"not there: {', '.join(missing)}; the others: {':'.join(folders)}",
+            f"Correct `path` in {config_path()}.",
+        )
+    return Check("PATH of jobs", "ok", ":".join(folders))
+
+
+def _slots(settings: Settings) -> Check:
+    text = f"{settings.cores} cores, {settings.memory_mb} MB memory, {settings.gpus} GPUs"
+    return Check("room for jobs", "ok", text)
+
+
+def check_manifests(settings: Settings) -> list[Check]:
+    """One check for each kind of job: is it valid, is its software there."""
+    known = Manifests(settings.all_manifest_dirs)
+    checks = []
+    for name in known.names():
+        label = f"manifest {name}"
+        try:
+            kind = known.get(name)
+            if named_environment(LaunchRequest(manifest=name), kind, settings)[1] is None:
+                check_software(kind)
+        except SoftwareMissingError as error:
+            mend = error.next_step.replace("Ask the user to run", "Run")
+            checks.append(Check(label, "warn", error.cause, mend))
+        except JobError as error:
+            checks.append(Check(label, "fail", error.cause, "Correct the file."))
+        else:
+            checks.append(Check(label, "ok", kind.file.title))
+    return checks
+
+
+async def _trial_job() -> Check:
+    """Run `true` from launch to end, with a keeper and a state directory of its own."""
+    with tempfile.TemporaryDirectory(
+        prefix="outlast-doctor-", ignore_cleanup_errors=True
+    ) as folder:
+        home = Home(Path(folder))
+        try:
+            async with open_service(load_settings(home=home.root)) as service:
+                job = await _run_true(service)
+        except JobError as error:
+            return Check("trial job", "fail", error.cause, _not_doctor(error))
+        finally:
+            await _end_keeper(home)
+        if job.state is State.COMPLETED:
+            return Check("trial job", "ok", "`true` was launched, kept and completed")
+        said = ""
+        with contextlib.suppress(OSError):
+            log = home.keeper_log.read_text(encoding="utf-8", errors="replace").strip()
+            said = log.rpartition("\n")[2]
+        return Check(
+            "trial job",
+            "fail",
+            f"`true` is {headline(job)}: {job.outcome.reason or said or 'no reason is known'}",
+            "Report this with the lines above.",
+        )
+
+
+async def _run_true(service: Service) -> Job:
+    launched = await service.launch(
+        LaunchRequest(command=["true"], name="doctor"), client="outlast doctor", wait_s=20
+    )
+    return launched.job
+
+
+async def _end_keeper(home: Home) -> None:
+    """Have the trial's keeper leave before its folder goes."""
+    for _ in range(500):
+        if keeping.keeper_info(home) is None:
+            return
+        keeping.send(home, keeping.LEAVE)
+        await asyncio.sleep(0.02)
+
+
+def _not_doctor(error: JobError) -> str:
+    """The next step, unless it is to call the doctor."""
+    if "outlast doctor" in error.next_step:
+        return "Correct what the message names, then run `outlast doctor` again."
+    return error.next_step
