@@ -15,7 +15,13 @@ from jobs.errors import FileNotFoundInJobError, PathRefusedError
 from jobs.files import open_inside
 from jobs.model import Artifact, ArtifactScan, ExpectedOutput, Kind, LaunchManifest, OutputRule
 from jobs.paths import JobDir
-from jobs.text import clean, shown_name, without_cut_character
+from jobs.text import (
+    clean,
+    first_lines_within,
+    last_lines_within,
+    shown_name,
+    without_cut_character,
+)
 
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 32
@@ -197,6 +203,7 @@ MAX_IMAGE_BYTES = 1 << 20
 #: Rows of a table are counted within this much of it.
 _COUNT_BYTES = 64 << 20
 _HEAD_ROWS, _END_ROWS = 10, 5
+_ROW_BYTES = 64 * 1024  #: within which the first row ends, for its columns to be counted
 _IMAGE_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -245,12 +252,13 @@ def read(launched: LaunchManifest, path: str, *, offset: int, max_bytes: int) ->
                 mime_type="application/octet-stream",
                 summary="binary: not shown as text; use a program that reads this format",
             )
+        budget = min(6500.0, max(1250.0, 0.55 * max_bytes))  # tokens
         if kind_of(path) == "table" and offset == 0 and size > len(raw):
-            return _table(fd, path, size, max_bytes)
+            return _table(fd, path, size, budget)
+        if offset + len(raw) < size:  # go on at a line's, or at least a character's, beginning
+            raw = raw[: raw.rfind(b"\n") + 1] or without_cut_character(raw) or raw
+        raw = first_lines_within(raw, budget, len(raw))
         end = offset + len(raw)
-        if end < size:  # go on at a line's, or at least a character's, beginning
-            whole = raw.rfind(b"\n") + 1 or len(without_cut_character(raw))
-            raw, end = raw[:whole], offset + whole
     return Content(
         path,
         kind_of(path),
@@ -261,28 +269,29 @@ def read(launched: LaunchManifest, path: str, *, offset: int, max_bytes: int) ->
     )
 
 
-def _table(fd: int, path: str, size: int, max_bytes: int) -> Content:
+def _table(fd: int, path: str, size: int, budget: float) -> Content:
     """The first and last rows of a long table, and its shape."""
-    head = os.pread(fd, max_bytes * 2 // 3, 0).split(b"\n")[: _HEAD_ROWS + 1]
-    if len(head) <= _HEAD_ROWS:
-        head = head[:-1]  # the last one may be cut
-    end = os.pread(fd, max_bytes // 3, max(0, size - max_bytes // 3))
-    last = end.rstrip(b"\n").split(b"\n")[1:][-_END_ROWS:]
+    block = os.pread(fd, _ROW_BYTES, 0)
+    whole_rows = block[: block.rfind(b"\n") + 1] or block
+    head = first_lines_within(whole_rows, 0.65 * budget, _HEAD_ROWS + 1)
+    end = os.pread(fd, 4096, max(0, size - 4096))
+    last = b"\n".join(end.rstrip(b"\n").split(b"\n")[1:][-_END_ROWS:])
     rows, position = 0, 0
-    while position < min(size, _COUNT_BYTES) and (block := os.pread(fd, 1 << 20, position)):
-        rows += block.count(b"\n")
-        position += len(block)
+    while position < min(size, _COUNT_BYTES) and (part := os.pread(fd, 1 << 20, position)):
+        rows += part.count(b"\n")
+        position += len(part)
     if position >= size and not end.endswith(b"\n"):
         rows += 1
     separator = b"\t" if path.lower().endswith(".tsv") else b","
-    columns = head[0].count(separator) + 1 if head else 0
+    columns = block.split(b"\n", 1)[0].count(separator) + 1
     count = f"{rows - 1}" if position >= size else f"more than {rows}"
+    text = [clean(head).rstrip("\n"), "...", last_lines_within(clean(last), 0.3 * budget)]
     return Content(
         path,
         "table",
         size,
-        text=clean(b"\n".join([*head, b"...", *last])),
-        next_offset=sum(len(row) + 1 for row in head),
+        text="\n".join(text).rstrip("\n"),
+        next_offset=len(head),
         summary=f"table of {count} rows and {columns} columns: its first and last rows",
     )
 

@@ -36,7 +36,8 @@ def make_unborn(
     unborn = home.unborn(launched.project, launched.job_id)
     if home.job(launched.project, launched.job_id).root.exists():
         raise FileExistsError(launched.job_id)
-    unborn.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unborn.root.parent.mkdir(mode=0o700, exist_ok=True)
     unborn.root.mkdir(mode=0o700)
     try:
         unborn.work.mkdir(mode=0o700)

@@ -33,15 +33,15 @@ def find_executable(program: str, path: str, cwd: str | None) -> str:
     if not os.path.isabs(full):
         if cwd is None:
             raise ExecutableNotFoundError(
-                f"{program!r} is a relative path, but the job starts in an empty folder.",
+                f"{shown(program)!r} is a relative path, but the job starts in an empty folder.",
                 "Give an absolute path, or the cwd that it is relative to.",
             )
         full = os.path.join(cwd, full)
     if not os.path.isfile(full):
-        raise ExecutableNotFoundError(f"There is no file {full!r} to execute.")
+        raise ExecutableNotFoundError(f"There is no file {shown(full)!r} to execute.")
     if not os.access(full, os.X_OK):
         raise ExecutableNotFoundError(
-            f"{full!r} is not executable.",
+            f"{shown(full)!r} is not executable.",
             "Run `chmod +x` on it, or put its interpreter first, as in ['python3', 'script.py'].",
         )
     return full
@@ -100,7 +100,7 @@ def named_environment(
         return None, None
     if name not in settings.environments:
         raise InvalidArgumentError(
-            f"There is no environment {name!r}.{nearest(name, settings.environments)}",
+            f"There is no environment {shown(name, 80)!r}.{nearest(name, settings.environments)}",
             "Use one from the configuration's [environments], or leave it out.",
         )
     return name, settings.environments[name]

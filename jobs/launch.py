@@ -31,6 +31,7 @@ from jobs.errors import (
 from jobs.files import check_relative
 from jobs.manifests import Manifest, Manifests
 from jobs.model import (
+    DEFAULT_PROJECT,
     InputFile,
     Job,
     LaunchManifest,
@@ -42,8 +43,6 @@ from jobs.paths import PROJECT
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
 from jobs.store import DuplicateJobIdError, Store
-
-DEFAULT_PROJECT = "default"
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def resolve(
     referenced: list[InputFile] = []
     if kind is not None:
         if python == sys.executable:
-            _check_software(kind)
+            check_software(kind)
         params = kind.resolve_params(request.params)
         for param, path in kind.file_params(params).items():
             found = _check_input(path, f"The parameter {param!r} of {kind.name}")
@@ -264,7 +263,7 @@ def _check_input(path: str, what: str) -> Path:
     full = Path(os.path.expanduser(path))
     if not full.is_absolute():
         raise InputUnusableError(f"{what} must be an absolute path, not {path[:200]!r}.")
-    if not full.is_file():
+    if not os.path.isfile(full):  # unlike Path.is_file it takes a name of any length
         raise InputUnusableError(f"{what} names no regular file: {path[:200]!r}.")
     if not os.access(full, os.R_OK):
         raise InputUnusableError(f"{what} cannot be read: {path[:200]!r}.")
@@ -294,7 +293,7 @@ def _outputs(patterns: list[str]) -> list[OutputRule]:
     return [OutputRule(path=pattern, required=True) for pattern in patterns]
 
 
-def _check_software(kind: Manifest) -> None:
+def check_software(kind: Manifest) -> None:
     """Whether the Python distributions that a kind of job needs are in our own environment."""
     missing = []
     for requirement in kind.file.software.requires if kind.file.software else []:

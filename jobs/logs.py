@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,12 +17,22 @@ from pathlib import Path
 
 from jobs.errors import InvalidArgumentError, InvalidCursorError
 from jobs.files import open_inside
-from jobs.text import clean, token_estimate, without_cut_character, without_partial_character
+from jobs.text import (
+    clean,
+    first_lines_within,
+    last_lines_within,
+    prefix_within,
+    token_estimate,
+    without_cut_character,
+    without_partial_character,
+)
 
 #: The most that is read of a log for one reply.
 REPLY_BYTES = 32 * 1024
-#: How far back `grep` looks.
+#: How far back `grep` looks, how long, and for how much.
 GREP_BYTES = 16 << 20
+GREP_SECONDS = 3.0
+PATTERN_LIMIT = 1000
 #: The longest part of one line that is shown or searched.
 LINE_BYTES = 2000
 _BLOCK = 64 * 1024
@@ -50,13 +61,12 @@ def tail(root: Path, name: str, *, lines: int) -> Excerpt:
         position = raw.rfind(b"\n", 0, position)
         if position < 0:
             break
-    budget = reply_tokens(lines)
     if position >= 0:
         raw = raw[position + 1 :]
     elif start > 0:
         raw = without_partial_character(raw)
     text = clean(raw)
-    kept = _last_that_fit(text, budget)
+    kept = last_lines_within(text, reply_tokens(lines))
     if len(kept) < len(text) or (position < 0 and start > 0):
         notes.append("earlier lines are left out; ask for more lines, or use grep")
     with open_inside(root, name) as fd:
@@ -82,11 +92,11 @@ def follow(root: Path, name: str, cursor: str, *, lines: int, ended: bool = Fals
             raw = raw[:whole]  # the rest of the last line is still to come
         elif not at_end:
             raw = raw[:whole] or without_cut_character(raw)
-        raw, text = _first_that_fit(raw, lines)
+        raw = first_lines_within(raw, reply_tokens(lines), lines)
         end = offset + len(raw)
         if end < size and not (at_end and end == offset + whole):
             notes.append(f"{size - end} bytes follow; call again with next_cursor")
-        return Excerpt(text, _cursor(fd, end), size, notes)
+        return Excerpt(clean(raw), _cursor(fd, end), size, notes)
 
 
 def grep(root: Path, name: str, pattern: str, *, lines: int) -> Excerpt:
@@ -97,33 +107,38 @@ def grep(root: Path, name: str, pattern: str, *, lines: int) -> Excerpt:
     """
     import regex  # unlike `re` it can be given up; loaded here because few calls need it
 
+    if len(pattern) > PATTERN_LIMIT:
+        raise InvalidArgumentError(f"grep has more than {PATTERN_LIMIT} characters.")
     try:
         compiled = regex.compile(pattern.encode("utf-8"), regex.IGNORECASE)
-    except (regex.error, UnicodeEncodeError) as error:
+    except (regex.error, UnicodeEncodeError, RecursionError) as error:
         raise InvalidArgumentError(f"grep is not a valid regular expression: {error}.") from None
     with open_inside(root, name) as fd:
         size = os.fstat(fd).st_size
         limit = max(0, size - GREP_BYTES)
         found: list[str] = []
-        budget = reply_tokens(lines)
+        budget: float = reply_tokens(lines)
+        give_up_at = time.monotonic() + GREP_SECONDS
         try:
             for offset, line in _lines_backwards(fd, size, limit):
-                if compiled.search(line, timeout=1.0) is None:
+                left = give_up_at - time.monotonic()
+                if left <= 0:
+                    limit = offset
+                    break
+                if compiled.search(line, timeout=left) is None:
                     continue
-                text = f"{offset}: {clean(line)}"
-                budget -= token_estimate(text)
-                if len(found) == lines or budget < 0:
+                text = prefix_within(f"{offset}: {clean(line)}", reply_tokens(lines))
+                budget -= token_estimate(text) + 1
+                if len(found) == lines or (found and budget < 0):
                     break
                 found.append(text)
         except TimeoutError:
             raise InvalidArgumentError(
-                "grep took more than a second on one line; use a simpler expression."
+                "grep took too long on one line; use a simpler expression."
             ) from None
-        notes = ["each line begins with its byte offset"] if found else []
+        notes = ["each line begins with its byte offset"] if found else ["no line matches"]
         if limit:
-            notes.append(f"searched only the last {GREP_BYTES >> 20} MiB")
-        if not found:
-            notes.append("no line matches")
+            notes.append(f"searched only the last {size - limit} bytes")
         return Excerpt("\n".join(reversed(found)), _cursor(fd, size), size, notes)
 
 
@@ -139,32 +154,6 @@ def last_line(root: Path, name: str) -> str:
 def reply_tokens(lines: int) -> int:
     """How many tokens a reply of so many lines may cost: 1,200 for 50, never above 6,500."""
     return min(6500, max(1200, 24 * lines))
-
-
-def _last_that_fit(text: str, budget: int) -> str:
-    """The last lines whose cost stays within the budget; of one that is too long, its end."""
-    lines = text.split("\n")
-    first = len(lines)
-    while first > 0 and (budget := budget - token_estimate(lines[first - 1]) - 1) >= 0:
-        first -= 1
-    if first >= len(lines) - 1 and first > 0 and not "".join(lines[first:]):
-        return lines[first - 1][-LINE_BYTES // 2 :] + "\n" * (len(lines) - first)
-    return "\n".join(lines[first:])
-
-
-def _first_that_fit(raw: bytes, lines: int) -> tuple[bytes, str]:
-    """The first lines that fit into a reply: as bytes, and as they are shown."""
-    budget = reply_tokens(lines)
-    taken: list[bytes] = []
-    for line in raw.splitlines(keepends=True)[:lines]:
-        budget -= token_estimate(clean(line)) + 1
-        if budget < 0:
-            if not taken:
-                taken.append(without_cut_character(line[: LINE_BYTES // 2]))
-            break
-        taken.append(line)
-    kept = b"".join(taken)
-    return kept, clean(kept)
 
 
 def _lines_backwards(fd: int, end: int, limit: int) -> Iterator[tuple[int, bytes]]:

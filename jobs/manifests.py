@@ -25,6 +25,7 @@ from jobs.errors import (
     nearest,
 )
 from jobs.model import FailureRule, Model, OutputRule, ProgressRule, Resources, Rules
+from jobs.text import shown
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _BUILT_IN = {"python", "manifest_dir", "job_dir", "cores"}
@@ -105,12 +106,12 @@ class Manifest:
         for name in given:
             if name not in known:
                 raise UnknownParameterError(
-                    f"{self.name} has no parameter {name!r}.{nearest(name, known)}"
+                    f"{self.name} has no parameter {shown(name, 80)!r}.{nearest(name, known)}"
                 )
         fault = best_match(Draft202012Validator(self.params_schema()).iter_errors(given))
         if fault is not None:
             where = f"The parameter {str(fault.path[0])!r} of" if fault.path else "A parameter of"
-            message = fault.message if len(fault.message) < 200 else fault.message[:200] + "…"
+            message = shown(fault.message, 200)
             raise InvalidParameterError(f"{where} {self.name} is not valid: {message}.")
         defaults = {
             name: self._fill(table["default"], {"manifest_dir": str(self.folder)})
@@ -178,7 +179,9 @@ class Manifests:
         """Raises UnknownManifestError with the nearest name, or BrokenManifestError."""
         files = self._files()
         if name not in files:
-            raise UnknownManifestError(f"There is no manifest {name!r}.{nearest(name, files)}")
+            raise UnknownManifestError(
+                f"There is no manifest {shown(name, 80)!r}.{nearest(name, files)}"
+            )
         return load(files[name])
 
     def all(self) -> tuple[list[Manifest], list[BrokenManifestError]]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jobs.states import FINAL, State
 
 SCHEMA = 1  #: of job.json and run.json
+DEFAULT_PROJECT = "default"
 
 #: One argument of execve may hold 128 KiB on Linux (MAX_ARG_STRLEN), its end mark included.
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
@@ -294,15 +295,25 @@ class Launched:
 
 @dataclass(frozen=True)
 class JobPage:
+    """Newest first."""
+
     jobs: list[Job]
-    next_cursor: str | None
+    more: bool  #: there are older ones
     active: dict[State, int]  #: how many jobs are not final, by state
+
+    def cursor_after(self, count: int) -> str | None:
+        """Where the list goes on behind the first `count` jobs; none at its end."""
+        return str(self.jobs[count - 1].seq) if self.more or count < len(self.jobs) else None
 
 
 @dataclass(frozen=True)
 class ArtifactPage:
     job: Job
     artifacts: list[Artifact]
-    scan: ArtifactScan  #: all that was found
+    start: int  #: which of those that match is the first of the page
     matching: int
-    next_cursor: str | None
+    scan: ArtifactScan  #: all that was found
+
+    def cursor_after(self, count: int) -> str | None:
+        """Where the list goes on behind the first `count` artifacts; none at its end."""
+        return str(self.start + count) if self.start + count < self.matching else None

@@ -154,20 +154,18 @@ class Service:
         limit: int = 20,
         cursor: str | None = None,
     ) -> JobPage:
-        """The newest jobs. `cursor` is a page's `next_cursor`; raises InvalidCursorError."""
+        """The newest jobs. `cursor` is one that a page has given; else InvalidCursorError."""
         if not 1 <= limit <= MAX_LIST:
-            raise InvalidArgumentError(f"limit must be from 1 to {MAX_LIST}, not {limit}.")
+            raise InvalidArgumentError(f"limit must be from 1 to {MAX_LIST}.")
         check_text("project", project)
         before = _parse_number(cursor, "job_status")
         jobs = await self._store.newest(
             project=project, state=state, before=before, limit=limit + 1
         )
-        page = jobs[:limit]
-        more = str(page[-1].seq) if len(jobs) > limit else None
         active = await self._store.count_active()
         if active:
             await self._revive_keeper()
-        return JobPage(page, more, active)
+        return JobPage(jobs[:limit], len(jobs) > limit, active)
 
     async def tail(
         self,
@@ -183,7 +181,7 @@ class Service:
         `stream` is stdout, stderr or a file that the program writes in its working directory.
         """
         if not 1 <= lines <= MAX_LINES:
-            raise InvalidArgumentError(f"lines must be from 1 to {MAX_LINES}, not {lines}.")
+            raise InvalidArgumentError(f"lines must be from 1 to {MAX_LINES}.")
         if cursor is not None and grep is not None:
             raise InvalidArgumentError("Give cursor or grep, not both.")
         for what, text in (("stream", stream), ("grep", grep)):
@@ -230,7 +228,7 @@ class Service:
         Harmless when repeated or when the job has already ended.
         """
         if grace_s is not None and not 0 <= grace_s <= 86400:
-            raise InvalidArgumentError(f"grace_s must be from 0 to 86400, not {grace_s:g}.")
+            raise InvalidArgumentError("grace_s must be from 0 to 86400.")
         check_text("reason", reason)
         check_wait(wait_s)
         job = await self.job(job_id)
@@ -260,9 +258,7 @@ class Service:
             if pattern is None or fnmatch.fnmatch(artifact.path, pattern)
         ]
         page = chosen[skip : skip + ARTIFACT_PAGE]
-        more = skip + len(page)
-        cursor = str(more) if more < len(chosen) else None
-        return ArtifactPage(job, page, found, len(chosen), cursor)
+        return ArtifactPage(job, page, skip, len(chosen), found)
 
     def _scan(self, job: Job) -> ArtifactScan:
         """From the run record when there is one: it is the list as it was at the end."""
@@ -283,11 +279,9 @@ class Service:
     ) -> tuple[Job, Content]:
         """A part of a text, a table's head, end and shape, or a picture."""
         if offset < 0 or offset >= 1 << 62:
-            raise InvalidArgumentError(f"offset must be 0 or more, not {offset}.")
+            raise InvalidArgumentError("offset must be 0 or more.")
         if not 1 <= max_bytes <= artifacts.MAX_TEXT_BYTES:
-            raise InvalidArgumentError(
-                f"max_bytes must be from 1 to {artifacts.MAX_TEXT_BYTES}, not {max_bytes}."
-            )
+            raise InvalidArgumentError(f"max_bytes must be from 1 to {artifacts.MAX_TEXT_BYTES}.")
         check_text("path", path)
         job = await self.job(job_id)
         launched, _ = self._launched(job)
@@ -319,7 +313,7 @@ class Service:
 
 def check_wait(wait_s: float | None) -> None:
     if wait_s is not None and not 0 <= wait_s <= MAX_WAIT_S:
-        raise InvalidArgumentError(f"wait_s must be from 0 to {MAX_WAIT_S:g}, not {wait_s:g}.")
+        raise InvalidArgumentError(f"wait_s must be from 0 to {MAX_WAIT_S:g}.")
 
 
 def _ended(job: Job) -> bool:

@@ -41,17 +41,66 @@ def shown(text: str, limit: int = 200) -> str:
 _PIECE = re.compile(r"\S{24,}|\d{1,3}|[A-Za-z]{1,4}|\s+|.", re.DOTALL)
 
 
-def token_estimate(text: str) -> int:
-    """About how many tokens a model pays for `text`, rather too many than too few."""
-    tokens = 0.0
-    for piece in _PIECE.findall(text):
-        if len(piece) >= 24:  # an encoding, a hash, a path: no words that a tokeniser knows
-            tokens += 0.75 * len(piece)
-        else:
-            tokens += 1
-        if not piece.isascii():
-            tokens += 1.3 * sum(not char.isascii() for char in piece)
-    return round(tokens)
+def token_estimate(text: str) -> float:
+    """About how many tokens a model pays for `text`, as it is or as JSON; rather too many."""
+    return sum(_cost(piece) for piece in _PIECE.findall(text))
+
+
+def _cost(piece: str) -> float:
+    # A long piece is an encoding, a hash or a path: no words that a tokeniser knows.
+    tokens = 0.75 * len(piece) if len(piece) >= 24 else 1.0
+    if not piece.isascii():
+        tokens += sum(
+            2.3 if char > "\uffff" else 1.8 if char > "\u07ff" else 1.3
+            for char in piece
+            if char > "\x7f"
+        )
+    return tokens + 0.5 * sum(char in '"\\\n\t' for char in piece)  # JSON escapes these
+
+
+def prefix_within(text: str, budget: float) -> str:
+    """The longest beginning of `text` that costs no more tokens, to within one word."""
+    for match in _PIECE.finditer(text):
+        cost = _cost(match[0])
+        if cost > budget:
+            part = int(len(match[0]) * max(budget, 0) / cost)
+            return text[: match.start() + part]
+        budget -= cost
+    return text
+
+
+def first_lines_within(raw: bytes, budget: float, lines: int) -> bytes:
+    """The first lines whose cleaned text costs no more; of one that is too long its beginning.
+
+    At least a character, if there is any.
+    """
+    taken: list[bytes] = []
+    for line in raw.splitlines(keepends=True)[:lines]:
+        cost = token_estimate(clean(line))
+        if cost > budget:
+            if not taken:
+                decoded = line.decode("utf-8", "surrogateescape")
+                begin = prefix_within(decoded, budget) or decoded[:1]
+                taken.append(begin.encode("utf-8", "surrogateescape"))
+            break
+        budget -= cost
+        taken.append(line)
+    return b"".join(taken)
+
+
+def last_lines_within(text: str, budget: float) -> str:
+    """The last lines that cost no more; of one that is too long its end."""
+    lines = text.split("\n")
+    first = len(lines)
+    while first > 0:
+        cost = token_estimate(lines[first - 1]) + 1
+        if cost > budget:
+            break
+        budget -= cost
+        first -= 1
+    if first > 0 and not any(lines[first:]):
+        return "\n".join([prefix_within(lines[first - 1][::-1], budget)[::-1], *lines[first:]])
+    return "\n".join(lines[first:])
 
 
 def shown_name(name: str) -> str:

@@ -44,22 +44,22 @@ def ps(
 
         page = await service.list_jobs(project=project, state=state, limit=min(limit, 100))
         jobs = page.jobs
-        while page.next_cursor and (every or len(jobs) < limit):
+        while page.more and (every or len(jobs) < limit):
             left = 100 if every else min(limit - len(jobs), 100)
             page = await service.list_jobs(
-                project=project, state=state, limit=left, cursor=page.next_cursor
+                project=project, state=state, limit=left, cursor=page.cursor_after(len(page.jobs))
             )
             jobs = jobs + page.jobs
         if as_json:
             whole = replace(page, jobs=jobs)
-            print_reply(replies.job_list(whole, filtered=False)[1])
+            print_reply(replies.job_list(whole, filtered=False, budget=float("inf"))[1])
             return
         if not jobs:
             say("No job matches." if project or state else "There are no jobs yet.")
             return
         several = project is None and any(job.project != jobs[0].project for job in jobs)
         show(cli_views.job_table(jobs, with_project=several))
-        if page.next_cursor:
+        if page.more:
             say("There are older ones: outlast ps --all", "dim")
 
     answer(verb, as_json=as_json)
@@ -189,8 +189,8 @@ def artifacts(
         job_id = await service.find_job_id(job)
         page = await service.list_artifacts(job_id, pattern=pattern)
         found, files = page, page.artifacts
-        while page.next_cursor:
-            page = await service.list_artifacts(job_id, pattern=pattern, cursor=page.next_cursor)
+        while cursor := page.cursor_after(len(page.artifacts)):
+            page = await service.list_artifacts(job_id, pattern=pattern, cursor=cursor)
             files = files + page.artifacts
         if as_json:
             whole = replace(page, artifacts=files)

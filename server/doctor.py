@@ -21,7 +21,7 @@ import psutil
 from jobs import __version__, keeping
 from jobs.environment import job_path, named_environment
 from jobs.errors import JobError, SettingsError, SoftwareMissingError
-from jobs.launch import _check_software as check_software
+from jobs.launch import check_software
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home

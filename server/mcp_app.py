@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -96,7 +97,8 @@ class OutlastServer(MCPServer[Rooms]):
             cause = error.__cause__ or error
             refusal = refusals.as_job_error(cause)
             if refusal.code == "internal_error":
-                log.error("%s failed", name, exc_info=cause)
+                trace = "".join(traceback.format_exception(cause))
+                log.error("%s failed: %s", name, trace[-4000:])
             text = TextContent(type="text", text=refusals.as_text(refusal))
             return CallToolResult(content=[text], is_error=True)
 

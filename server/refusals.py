@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from jobs.errors import InvalidArgumentError, JobError
+from jobs.text import shown
 
 #: Exit codes of the command line, after sysexits.h where it has one.
 EXIT_CODES = {
@@ -24,11 +25,11 @@ def as_job_error(error: BaseException) -> JobError:
         return error
     if isinstance(error, ValidationError):
         fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "the arguments"
+        where = shown(".".join(str(part) for part in fault["loc"]), 80) or "the arguments"
         hint = ""
         if fault["loc"][:1] == ("command",) and fault["type"] == "list_type":
             hint = ' A command is a list of arguments; for a shell write ["bash", "-c", "..."].'
-        return InvalidArgumentError(f"{where}: {fault['msg']}.{hint}")
+        return InvalidArgumentError(f"{where}: {shown(fault['msg'])}.{hint}")
     unexpected = JobError(
         f"Outlast met something unexpected ({type(error).__name__}); no job is touched by it.",
         "Try once more, then tell the user; the server's log has the details.",
@@ -43,5 +44,4 @@ def exit_code(error: JobError) -> int:
 
 def as_text(error: JobError) -> str:
     """For a model: code, cause, next step, without characters that cannot be sent."""
-    text = f"error {error.code}: {error.cause}\nNext: {error.next_step}"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"error {error.code}: {shown(error.cause, 600)}\nNext: {shown(error.next_step, 600)}"

@@ -6,15 +6,16 @@ with a mark that it cannot guess, and named as data.
 
 from __future__ import annotations
 
+import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from jobs import clock
-from jobs.model import ArtifactPage, Job, JobPage
+from jobs.model import DEFAULT_PROJECT, ArtifactPage, Job, JobPage
 from jobs.states import State
-from jobs.text import shown
+from jobs.text import shown, token_estimate
 from server.reply_models import (
     ArtifactsReply,
     ContentReply,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:  # none of these is needed to tell a client what tools there a
     from jobs.logs import Excerpt
     from jobs.manifests import Manifest
 
+
+#: Tokens of a list in a reply that asks for no particular length, and when much is asked for.
+LIST_TOKENS, LONG_LIST_TOKENS = 1200.0, 6500.0
 
 Reply = tuple[str, BaseModel]  #: text for the model, the same as data
 
@@ -115,23 +119,33 @@ def one_job(job: Job, job_dir: str, last: str) -> Reply:
     return "\n".join(lines), data
 
 
-def job_list(page: JobPage, *, filtered: bool) -> Reply:
+def job_list(page: JobPage, *, filtered: bool, budget: float) -> Reply:
+    """As many jobs as `budget` tokens allow, at least one; the cursor gives the rest."""
+    jobs: list[dict[str, Any]] = []
     lines = []
     if page.active:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(page.active.items()))
         lines.append(f"Not ended, of all jobs: {counts}.")
-    lines += [f"{job.id}: {headline(job)}" for job in page.jobs]
-    if not page.jobs:
-        lines.append("No job matches." if filtered else "There are no jobs yet: launch_job.")
-    if page.next_cursor:
-        lines.append(f"There are older ones: job_status(cursor={page.next_cursor!r}).")
-    drop = {"poll_after_s", "job_dir", "outcome"}
-    jobs = []
     for job in page.jobs:
-        data = job_data(job, None).model_dump(exclude_none=True, exclude=drop)
-        data["progress"] = job.progress.fraction if job.progress else None
-        jobs.append({key: value for key, value in data.items() if value is not None})
-    return "\n".join(lines), StatusReply(jobs=jobs, next_cursor=page.next_cursor)
+        data = job_data(job, None).model_dump(
+            include={"job_id", "state", "name", "project", "elapsed_s"}, exclude_none=True
+        )
+        data["name"] = shown(job.name, 40)
+        if job.project == DEFAULT_PROJECT:
+            del data["project"]
+        if job.progress is not None and job.progress.fraction is not None:
+            data["progress"] = job.progress.fraction
+        budget -= _data_cost(data)
+        if jobs and budget < 0:
+            break
+        jobs.append(data)
+        lines.append(f"{job.id}: {headline(job)}")
+    cursor = page.cursor_after(len(jobs))
+    if not jobs:
+        lines.append("No job matches." if filtered else "There are no jobs yet: launch_job.")
+    if cursor:
+        lines.append(f"There are older ones: job_status(cursor={cursor!r}).")
+    return "\n".join(lines), StatusReply(jobs=jobs, next_cursor=cursor)
 
 
 def cancelled(job: Job, job_dir: str, *, was_final: bool) -> Reply:
@@ -170,43 +184,50 @@ def log_text(job: Job, stream: str, excerpt: Excerpt) -> Reply:
 
 
 def artifact_list(page: ArtifactPage) -> Reply:
+    """As many files as a reply holds, at least one; the cursor gives the rest."""
     found = page.scan
+    absent = [output for output in found.expected if not output.present]
+    expected = [ExpectedReply(**output.model_dump()) for output in found.expected[:12]]
+    budget = LIST_TOKENS - sum(_data_cost(entry.model_dump()) for entry in expected)
+    files: list[FileReply] = []
     more = " at least" if found.truncated else ""
     lines = [
         f"{page.job.id} ({page.job.state}) left{more} {len(found.artifacts)} files, "
         f"{size(found.total_size)}; {page.matching} match."
     ]
     for artifact in page.artifacts:
+        entry = FileReply(
+            path=shown(artifact.path, 1000),
+            size=artifact.size,
+            kind=artifact.kind,
+            modified_at=clock.iso(artifact.modified_at),
+            sha256=artifact.sha256,
+        )
+        budget -= _data_cost(entry.model_dump())
+        if files and budget < 0:
+            break
+        files.append(entry)
         lines.append(f"{shown(artifact.path, 150)}  {artifact.kind}  {size(artifact.size)}")
-    absent = [output for output in found.expected if not output.present]
     if absent:
-        words = ", ".join(f"{o.path}{' (required)' if o.required else ''}" for o in absent[:20])
+        words = ", ".join(f"{o.path}{' (required)' if o.required else ''}" for o in absent[:12])
         lines.append(f"Expected but not there{'' if page.job.is_final else ' yet'}: {words}")
     if found.skipped:
         skipped = ", ".join(f"{count} {what}" for what, count in found.skipped.items())
         lines.append(f"Passed over: {skipped}")
-    if page.next_cursor:
-        lines.append(f"There are more: list_artifacts(cursor={page.next_cursor!r}).")
-    elif page.artifacts:
+    cursor = page.cursor_after(len(files))
+    if cursor:
+        lines.append(f"There are more: list_artifacts(cursor={cursor!r}).")
+    elif files:
         lines.append("Next: read_artifact(job_id, path) for text, tables and pictures.")
     data = ArtifactsReply(
         job_id=page.job.id,
         state=page.job.state,
-        artifacts=[
-            FileReply(
-                path=shown(artifact.path, 1000),
-                size=artifact.size,
-                kind=artifact.kind,
-                modified_at=clock.iso(artifact.modified_at),
-                sha256=artifact.sha256,
-            )
-            for artifact in page.artifacts
-        ],
-        expected=[ExpectedReply(**output.model_dump()) for output in found.expected[:20]],
+        artifacts=files,
+        expected=expected,
         total=page.matching,
         total_size=found.total_size,
         truncated=found.truncated,
-        next_cursor=page.next_cursor,
+        next_cursor=cursor,
     )
     return "\n".join(lines), data
 
@@ -263,6 +284,11 @@ def manifest_list(manifests: list[Manifest], *, whole: bool) -> Reply:
     if not whole:
         lines.append("Next: describe_manifests(name) for the parameters of one.")
     return "\n".join(lines), ManifestsReply(manifests=data)
+
+
+def _data_cost(entry: dict[str, Any]) -> float:
+    """What an entry of a list costs in structured content."""
+    return token_estimate(json.dumps(entry, ensure_ascii=False, separators=(",", ":")))
 
 
 def fenced(text: str) -> str:

@@ -110,7 +110,8 @@ def register(server: MCPServer[Any]) -> None:
         if job_id is None:
             page = await service.list_jobs(project=project, state=state, limit=limit, cursor=cursor)
             filtered = bool(project or state or cursor)
-            return _result(*replies.job_list(page, filtered=filtered))
+            budget = replies.LIST_TOKENS if limit <= 20 else replies.LONG_LIST_TOKENS
+            return _result(*replies.job_list(page, filtered=filtered, budget=budget))
         job = await service.job(job_id, wait_s=wait_s)
         last = service.last_line(job)
         return _result(

@@ -127,7 +127,7 @@ def test_grep_offsets_are_true(
 
 def test_a_pattern_that_never_ends_is_given_up(log: Path) -> None:
     log.write_bytes(b"a" * 1900 + b"!\n")
-    with pytest.raises(InvalidArgumentError, match="more than a second"):
+    with pytest.raises(InvalidArgumentError, match="too long"):
         grep(log.parent, "log", "(a|aa|a?)+$", lines=1)
 
 
