@@ -193,8 +193,8 @@ def artifacts(
             page = await service.list_artifacts(job_id, pattern=pattern, cursor=cursor)
             files = files + page.artifacts
         if as_json:
-            whole = replace(page, artifacts=files)
-            print_reply(replies.artifact_list(whole)[1])
+            whole = replace(page, artifacts=files, start=0)
+            print_reply(replies.artifact_list(whole, budget=float("inf"))[1])
             return
         if files:
             show(cli_views.artifact_table(files))

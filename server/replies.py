@@ -183,12 +183,12 @@ def log_text(job: Job, stream: str, excerpt: Excerpt) -> Reply:
     return "\n".join(lines), data
 
 
-def artifact_list(page: ArtifactPage) -> Reply:
-    """As many files as a reply holds, at least one; the cursor gives the rest."""
+def artifact_list(page: ArtifactPage, *, budget: float = LIST_TOKENS) -> Reply:
+    """As many files as `budget` tokens allow, at least one; the cursor gives the rest."""
     found = page.scan
     absent = [output for output in found.expected if not output.present]
     expected = [ExpectedReply(**output.model_dump()) for output in found.expected[:12]]
-    budget = LIST_TOKENS - sum(_data_cost(entry.model_dump()) for entry in expected)
+    budget -= sum(_data_cost(entry.model_dump()) for entry in expected)
     files: list[FileReply] = []
     more = " at least" if found.truncated else ""
     lines = [
