@@ -49,6 +49,7 @@ def make_unborn(
         text = launched.model_dump_json(by_alias=True, indent=1) + "\n"
         write_synced(unborn.launch_manifest, text.encode())
         unborn.readme.write_text(_readme(launched), encoding="utf-8")
+        unborn.readme.chmod(0o600)
         sync_directory(unborn.root)
     except BaseException:
         shutil.rmtree(unborn.root, ignore_errors=True)

@@ -36,6 +36,13 @@ def write_synced(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         os.fsync(file.fileno())
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that is the owner's alone. Not durable: a crash may lose it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "ab") as file:
+        file.write(line.encode() + b"\n")
+
+
 def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

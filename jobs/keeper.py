@@ -18,6 +18,7 @@ from jobs import clock, keeping
 from jobs.directory import give_birth, read_launch_manifest
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
+from jobs.files import append_line
 from jobs.finish import conclude, read_run_record
 from jobs.model import Job, Outcome, Progress, Resources
 from jobs.paths import Home, JobDir
@@ -180,8 +181,7 @@ class Keeper:
 
     async def _write_progress(self, job: Job, job_dir: JobDir, progress: Progress) -> None:
         sample = {"at": round(clock.now(), 3), **progress.model_dump(exclude_none=True)}
-        with job_dir.progress.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(sample)}\n")
+        append_line(job_dir.progress, json.dumps(sample))
         await self._store.set_progress(job.id, progress)
 
     async def _beat(self, alive: list[str]) -> None:

@@ -249,7 +249,7 @@ async def test_every_file_is_private(service: Service, home: Path) -> None:
     job = await ended(service, (await bash(service, "echo hi")).id)
     root = service.directory(job).root
     for path in [home / "outlast.db", *root.iterdir()]:
-        assert path.stat().st_mode & 0o077 == 0 or path.name == "README.md", path
+        assert path.stat().st_mode & 0o077 == 0, path
     for folder in (root, root.parent, home):
         assert folder.stat().st_mode & 0o077 == 0, folder
 
