@@ -6,11 +6,8 @@ import csv
 import importlib
 import json
 import math
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,39 +15,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
-SCRIPT = MANIFESTS / "fit_optuna.py"
+from tests.support.scripts import MANIFESTS, Script
+
 ARGON = MANIFESTS / "data" / "argon-b2.csv"
-
-
-def command(out: Path, *options: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), "--out", str(out), *options]
-
-
-def run(out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(out, *options),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-        env=os.environ | environment,
-    )
-
-
-def run_until(out: Path, mark: str, signal_number: signal.Signals) -> tuple[int, str]:
-    """Start a very long run, send it the signal after a line with `mark`; exit code and stdout."""
-    endless = command(out, "--trials", "100000")
-    with subprocess.Popen(endless, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if mark in line:
-                process.send_signal(signal_number)
-                break
-        rest = process.stdout.read()
-        return process.wait(timeout=60), "".join(lines) + rest
+SCRIPT = Script("fit_optuna.py", "--trials", "100000")
+command, run, run_until = SCRIPT.command, SCRIPT.run, SCRIPT.run_until
 
 
 def summary_of(out: Path) -> dict[str, object]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,40 +13,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
-SCRIPT = MANIFESTS / "md_openmm.py"
+from tests.support.scripts import MANIFESTS, Script
+
 DIPEPTIDE = MANIFESTS / "data" / "alanine-dipeptide.pdb"
 SHORT = ("--steps", "60", "--report-every", "20", "--checkpoint-every", "30")
 ENDLESS = ("--steps", "100000000", "--report-every", "20", "--checkpoint-every", "30")
-
-
-def command(out: Path, *options: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), "--out", str(out), *options]
-
-
-def run(out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(out, *options),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-        env=os.environ | environment,
-    )
-
-
-def run_until(out: Path, mark: str, signal_number: signal.Signals) -> tuple[int, str]:
-    """Start an endless run, send it the signal after a line with `mark`; exit code and stdout."""
-    with subprocess.Popen(command(out, *ENDLESS), stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if mark in line:
-                process.send_signal(signal_number)
-                break
-        rest = process.stdout.read()
-        return process.wait(timeout=60), "".join(lines) + rest
+SCRIPT = Script("md_openmm.py", *ENDLESS)
+command, run, run_until = SCRIPT.command, SCRIPT.run, SCRIPT.run_until
 
 
 def rows(path: Path) -> list[list[str]]:
