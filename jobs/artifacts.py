@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import os
 import stat
 import time
@@ -89,7 +90,7 @@ class Walk:
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
-                        if self.newer_than is None or status.st_mtime >= self.newer_than:
+                        if is_newer(status, self.newer_than):
                             yield Found(prefix + name, status.st_size, status.st_mtime)
                     elif not stat.S_ISDIR(status.st_mode):
                         self._skip(_file_type(status.st_mode))
@@ -110,6 +111,11 @@ class Walk:
         self.skipped[what] = self.skipped.get(what, 0) + 1
 
 
+def is_newer(status: os.stat_result, since: float | None) -> bool:
+    """Whether it was made or changed since. A copy may keep an old mtime, but not its ctime."""
+    return since is None or max(status.st_mtime, status.st_ctime) >= since
+
+
 def scan(
     launched: LaunchManifest,
     job_dir: JobDir,
@@ -120,33 +126,40 @@ def scan(
     """What the job has left so far, and which expected outputs are there. Blocks.
 
     In a working directory of the job's own every file counts; elsewhere those changed since the
-    start. With `hash_limit_bytes`, files up to that size get a sha256.
+    start. With `hash_limit_bytes`, files of so many bytes in all get a sha256.
     """
     own = Path(launched.cwd) == job_dir.work
     since = None if own or started_at is None else started_at - _CLOCK_SLACK_S
     if not own and started_at is None:
-        return ArtifactScan(artifacts=[], expected=_expected(launched.outputs, []), total_size=0)
+        return ArtifactScan(artifacts=[], expected=[], total_size=0)
     walk = Walk(Path(launched.cwd), newer_than=since)
     found = list(walk.files())
-    artifacts = [
-        _artifact(Path(launched.cwd), file, launched.outputs, hash_limit_bytes) for file in found
-    ]
+    artifacts = []
+    for file in found:
+        hashes = hash_limit_bytes is not None and file.size <= hash_limit_bytes
+        if hash_limit_bytes is not None and hashes:
+            hash_limit_bytes -= file.size
+        artifacts.append(_artifact(walk.root, file, launched.outputs, hashes))
+    paths = [file.path for file in found]
     return ArtifactScan(
         artifacts=artifacts,
-        expected=_expected(launched.outputs, [file.path for file in found]),
+        expected=[
+            ExpectedOutput(
+                path=rule.path,
+                required=rule.required,
+                present=_is_there(walk.root, rule.path, paths, since),
+            )
+            for rule in launched.outputs
+        ],
         total_size=sum(file.size for file in found),
         truncated=walk.truncated,
         skipped=walk.skipped,
     )
 
 
-def _artifact(
-    root: Path, file: Found, outputs: list[OutputRule], hash_limit_bytes: int | None
-) -> Artifact:
-    rule = next((rule for rule in outputs if fnmatch.fnmatchcase(file.path, rule.path)), None)
-    digest = None
-    if hash_limit_bytes is not None and file.size <= hash_limit_bytes:
-        digest = sha256_of(root, file.path)
+def _artifact(root: Path, file: Found, outputs: list[OutputRule], hashes: bool) -> Artifact:
+    rule = next((rule for rule in outputs if _matches(file.path, rule.path)), None)
+    digest = sha256_of(root, file.path) if hashes else None
     return Artifact(
         path=shown_name(file.path),
         size=file.size,
@@ -157,15 +170,25 @@ def _artifact(
     )
 
 
-def _expected(outputs: list[OutputRule], paths: list[str]) -> list[ExpectedOutput]:
-    return [
-        ExpectedOutput(
-            path=rule.path,
-            required=rule.required,
-            present=any(fnmatch.fnmatchcase(path, rule.path) for path in paths),
-        )
-        for rule in outputs
-    ]
+def _matches(path: str, pattern: str) -> bool:
+    """As a glob, or to the letter: a name may hold brackets."""
+    return path == pattern or fnmatch.fnmatchcase(path, pattern)
+
+
+def _is_there(root: Path, pattern: str, paths: list[str], since: float | None) -> bool:
+    """Whether an expected output is among the files found, or is a folder or a link inside."""
+    if any(_matches(path, pattern) for path in paths):
+        return True
+    if "**" in pattern:
+        return False
+    try:
+        for found in itertools.islice(itertools.chain([root / pattern], root.glob(pattern)), 100):
+            inside = found.resolve().is_relative_to(root.resolve())
+            if inside and found.exists() and is_newer(found.lstat(), since):
+                return True
+    except (OSError, ValueError, RuntimeError):  # a loop of links, a pattern that is none
+        pass
+    return False
 
 
 def sha256_of(root: Path, path: str) -> str | None:

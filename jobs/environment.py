@@ -50,12 +50,21 @@ def find_executable(program: str, path: str, cwd: str | None) -> str:
 def job_path(settings: Settings, environment: NamedEnvironment | None = None) -> str:
     """The PATH of jobs: the configuration's folders, ours, the server's, the system's."""
     own = [str(Path(sys.executable).parent)]
-    inherited = os.environ.get("PATH", "").split(os.pathsep)
+    inherited = _inherited("PATH").get("PATH", "").split(os.pathsep)
     folders = [*(environment.path if environment else []), *settings.path]
     folders = [os.path.expanduser(folder) for folder in folders]
     return os.pathsep.join(
         dict.fromkeys(filter(None, [*folders, *own, *inherited, *_STANDARD_PATH]))
     )
+
+
+def _inherited(*names: str) -> dict[str, str]:
+    """Variables of the server's own; one that is no UTF-8 cannot stand in a job's record."""
+    values = {name: os.environ[name] for name in names if name in os.environ}
+    return {
+        name: value.encode("utf-8", "surrogateescape").decode("utf-8", "ignore")
+        for name, value in values.items()
+    }
 
 
 def job_env(
@@ -72,9 +81,7 @@ def job_env(
                 f"{name[:80]!r} cannot be the name of an environment variable: "
                 "letters, digits and '_', not beginning with a digit."
             )
-    base = {
-        name: os.environ[name] for name in (*_BASE_ENV, *settings.pass_env) if name in os.environ
-    }
+    base = _inherited(*_BASE_ENV, *settings.pass_env)
     cores = str(resources.cores)
     return {
         "LANG": "C.UTF-8",

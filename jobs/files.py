@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ def write_durable(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
     On return the content is on the disk, not only in the kernel.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write_synced(temporary, content, mode=mode)
         temporary.replace(path)

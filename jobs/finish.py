@@ -9,7 +9,7 @@ from jobs.artifacts import scan
 from jobs.directory import read_launch_manifest
 from jobs.engines.base import Sighting
 from jobs.files import write_durable
-from jobs.model import ArtifactScan, Job, JobEvent, LaunchManifest, RunRecord
+from jobs.model import ArtifactScan, ExitRecord, Job, JobEvent, LaunchManifest, RunRecord
 from jobs.paths import JobDir
 from jobs.states import after
 
@@ -29,7 +29,20 @@ def conclude(
     """
     started_at = sighting.started.started_at if sighting.started else job.started_at
     verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
-    ended_at = sighting.exit.ended_at if sighting.exit else clock.now()
+    return write_up(job, job_dir, verdict, events, found, sighting.exit, started_at)
+
+
+def write_up(
+    job: Job,
+    job_dir: JobDir,
+    verdict: outcome.Verdict,
+    events: list[JobEvent],
+    found: ArtifactScan | None = None,
+    ended: ExitRecord | None = None,
+    started_at: float | None = None,
+) -> RunRecord:
+    """Write run.json, durably, if there is still a job directory. Blocks."""
+    ended_at = ended.ended_at if ended else clock.now()
     state = after(job.state, verdict.event)
     last = JobEvent(at=ended_at, event=verdict.event, state=state, detail=verdict.outcome.reason)
     used = {"wall_s", "user_s", "system_s", "max_rss_kb", "survivors"}
@@ -42,9 +55,9 @@ def conclude(
         started_at=started_at,
         ended_at=ended_at,
         attempt=job.attempt,
-        artifacts=found,
+        artifacts=found or ArtifactScan(artifacts=[], total_size=0),
         events=[*events, last],
-        **(sighting.exit.model_dump(include=used) if sighting.exit else {}),
+        **(ended.model_dump(include=used) if ended else {}),
     )
     if job_dir.root.is_dir():
         text = record.model_dump_json(by_alias=True, indent=1) + "\n"

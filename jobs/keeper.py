@@ -8,6 +8,7 @@ the next keeper carries on; there is no separate way of recovering.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -19,8 +20,9 @@ from jobs.directory import give_birth, read_launch_manifest
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
 from jobs.files import append_line
-from jobs.finish import conclude, read_run_record
-from jobs.model import Job, Outcome, Progress, Resources
+from jobs.finish import conclude, read_run_record, write_up
+from jobs.model import Job, Outcome, Progress, Resources, RunRecord
+from jobs.outcome import Verdict, cancelled_because
 from jobs.paths import Home, JobDir
 from jobs.progress import ProgressReader
 from jobs.recovery import sweep_abandoned
@@ -35,6 +37,7 @@ TICK_S = 2.0  #: between looks while jobs run; ends and orders wake the keeper a
 HEARTBEAT_S = 10.0
 FINISHERS = 2  #: jobs whose artifacts are hashed at the same time
 WAITING = "waiting for cores, memory or GPUs that other jobs hold"
+TOO_LARGE = "waiting in vain: it asks for more than this keeper may give; `outlast doctor` shows it"
 
 
 class Keeper:
@@ -57,6 +60,7 @@ class Keeper:
     async def run(self) -> None:
         """Keep until nothing has been left to keep for a while, or asked to leave.
 
+        Tasks may still run then: the process is to end at once, as if it were killed.
         Raises StateDirectoryError when the state directory is gone.
         """
         await sweep_abandoned(self._home, self._store)
@@ -77,9 +81,8 @@ class Keeper:
                 idle_since = None
                 continue
             await self._wait(TICK_S if busy else self._settings.keeper_idle_s)
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        for release in self._watches.values():
-            release()
+        if self._leave:
+            self._close_inbox(inbox)  # what is sent from now on shall find nobody
         await self._store.checkpoint()
 
     def _open_inbox(self) -> int:
@@ -197,7 +200,9 @@ class Keeper:
         A job that does not fit lets smaller ones pass, so that no slot stays free for nothing.
         """
         for job in await self._store.queued_to_cancel():
-            await self._store.move(job, Event.CANCEL, ended_at=clock.now())
+            if job.id not in self._tasks:
+                reason = cancelled_because(job.cancel_reason)
+                self._run_task(job.id, self._end_unstarted(job, Event.CANCEL, reason))
         holders = [job for job in active if job.id not in self._ended]
         while True:
             found = await self._store.next_fitting(self._free(holders))
@@ -215,6 +220,9 @@ class Keeper:
                 )
                 holders.append(job)
                 self._run_task(job.id, self._start(job))
+        s = self._settings
+        whole = Resources(cores=s.cores, memory_mb=s.memory_mb, gpus=s.gpus)
+        await self._store.note_too_large(whole, TOO_LARGE)
         return await self._store.note_waiting(WAITING)
 
     def _free(self, holders: list[Job]) -> Resources | None:
@@ -236,7 +244,7 @@ class Keeper:
             launched = read_launch_manifest(job_dir)
         except (OSError, ValueError) as error:
             detail = f"Its job directory cannot be used: {error}."
-            await self._fail_start(job, detail)
+            await self._end_unstarted(job, Event.FAIL, detail)
             return
         try:
             await self._engine.submit(launched, job_dir, job.gpu_ids)
@@ -249,13 +257,27 @@ class Keeper:
         if job.attempt < MAX_ATTEMPTS:
             await self._store.move(job, Event.REQUEUE)
         else:
-            await self._fail_start(
-                job, f"It could not be started in {MAX_ATTEMPTS} attempts: {why}."
-            )
+            reason = f"It could not be started in {MAX_ATTEMPTS} attempts: {why}."
+            await self._end_unstarted(job, Event.FAIL, reason)
 
-    async def _fail_start(self, job: Job, reason: str) -> None:
+    async def _end_unstarted(self, job: Job, event: Event, reason: str | None) -> None:
+        """Write up and make final a job that never ran."""
+        with contextlib.suppress(OSError):
+            give_birth(self._home, job)
+        job_dir = self._home.job(job.project, job.id)
+        verdict = Verdict(event, Outcome(reason=reason))
+        events = await self._store.events(job.id)
+        record = await asyncio.to_thread(write_up, job, job_dir, verdict, events)
+        await self._make_final(job, job_dir, record)
+
+    async def _make_final(self, job: Job, job_dir: JobDir, record: RunRecord) -> None:
+        job_dir.secrets.unlink(missing_ok=True)
         await self._store.move(
-            job, Event.FAIL, outcome=Outcome(reason=reason), ended_at=clock.now()
+            job,
+            event_towards(job.state, record.state),
+            outcome=record.outcome,
+            started_at=record.started_at,
+            ended_at=record.ended_at,
         )
 
     def _finish_soon(self, job: Job, sighting: Sighting) -> None:
@@ -273,21 +295,13 @@ class Keeper:
                 record = await asyncio.to_thread(
                     conclude, job, job_dir, sighting, events, hash_limit_bytes=limit
                 )
-        event = event_towards(job.state, record.state)
         if record.started_at is not None:
             elapsed = record.ended_at - record.started_at
             reader = self._readers.get(job.id)
             progress = await asyncio.to_thread(reader.read, elapsed) if reader else None
             if progress is not None:
                 await self._write_progress(job, job_dir, progress)
-        await self._store.move(
-            job,
-            event,
-            outcome=record.outcome,
-            started_at=record.started_at,
-            ended_at=record.ended_at,
-        )
-        job_dir.secrets.unlink(missing_ok=True)
+        await self._make_final(job, job_dir, record)
 
     def _run_task(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
         """Run beside the loop; a pass follows its end. What goes wrong is tried again by a pass."""

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,13 +25,16 @@ def take_keeper_lock(home: Home) -> int | None:
     """The one keeper's lock, held till the process ends; none when another keeper has it."""
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(home.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    _write_info(fd)
-    return fd
+    for _ in range(5):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.001)  # a prober may hold it for microseconds
+            continue
+        _write_info(fd)
+        return fd
+    os.close(fd)
+    return None
 
 
 def _write_info(fd: int) -> None:
@@ -76,15 +80,18 @@ def send(home: Home, order: bytes) -> bool:
     return True
 
 
-async def ensure_keeper(home: Home, command: Sequence[str]) -> None:
+async def ensure_keeper(
+    home: Home, command: Sequence[str], *, limit_s: float = START_LIMIT_S
+) -> None:
     """Wake the keeper, starting one with `command` when there is none.
 
     On return a keeper has taken, or will take, notice of everything that was stored before.
     An older keeper is asked to leave and replaced; running jobs do not notice.
-    Raises KeeperUnreachableError when none has come within 15 s.
+    Raises KeeperUnreachableError when none has come within `limit_s`.
     """
-    deadline = asyncio.get_running_loop().time() + START_LIMIT_S
+    deadline = asyncio.get_running_loop().time() + limit_s
     asked_to_leave = False
+    pause_s = 0.01
     while True:
         info = keeper_info(home)
         if info is not None and not asked_to_leave and _older(info):
@@ -93,11 +100,12 @@ async def ensure_keeper(home: Home, command: Sequence[str]) -> None:
             return
         elif info is None:
             await asyncio.to_thread(_start, home, command)
+            pause_s = min(2 * pause_s, 0.2)  # one that dies at once is not started at full speed
         if asyncio.get_running_loop().time() > deadline:
             raise KeeperUnreachableError(
-                f"No keeper has come up within {START_LIMIT_S:g} s; {home.keeper_log} says why."
+                f"No keeper has come up within {limit_s:g} s; {home.keeper_log} says why."
             )
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause_s)
 
 
 def become_keeper(home: Home) -> bool:

@@ -68,11 +68,13 @@ async def accept(
     no job, or one whose directory the keeper completes.
     """
     home = settings.state
+    check_text("the request", request.model_dump())
     for _ in range(10):
-        launch = await asyncio.to_thread(resolve, request, settings, manifests, client=client)
-        known = await _known_by_key(launch.manifest, store)
+        # First of all: what the first launch found in order may be gone when it is repeated.
+        known = await _known_by_key(request, store)
         if known is not None:
             return known, True
+        launch = await asyncio.to_thread(resolve, request, settings, manifests, client=client)
         try:
             manifest = await asyncio.to_thread(
                 make_unborn, home, launch.manifest, launch.secrets, launch.copies
@@ -99,12 +101,12 @@ async def accept(
     raise StateDirectoryError("No free job ID was found in ten attempts.")
 
 
-async def _known_by_key(manifest: LaunchManifest, store: Store) -> Job | None:
+async def _known_by_key(request: LaunchRequest, store: Store) -> Job | None:
     """The job that has the key. Raises IdempotencyConflictError when it is another request."""
-    if manifest.idempotency_key is None:
+    if request.idempotency_key is None:
         return None
-    known = await store.by_key(manifest.idempotency_key)
-    if known is not None and known.request_sha256 != manifest.request_sha256:
+    known = await store.by_key(request.idempotency_key)
+    if known is not None and known.request_sha256 != digest(request):
         raise IdempotencyConflictError(
             f"The idempotency_key belongs to {known.id}, which was launched differently."
         )

@@ -61,9 +61,7 @@ def judge(
         return Verdict(event, Outcome(**facts, reason=reason))
 
     if record.why == "cancelled":
-        return verdict(
-            Event.END_CANCELLED, f"Cancelled: {cancel_reason}" if cancel_reason else None
-        )
+        return verdict(Event.END_CANCELLED, cancelled_because(cancel_reason))
     if record.why == "timeout":
         limit = launched.time_limit_s if launched else record.wall_s
         return verdict(Event.END_TIMED_OUT, f"The time limit of {limit:g} s had passed.")
@@ -88,6 +86,10 @@ def judge(
             Event.FAIL, f"Exit code 0, but a required output is missing: {', '.join(missing)}."
         )
     return verdict(Event.SUCCEED, None)
+
+
+def cancelled_because(reason: str | None) -> str | None:
+    return f"Cancelled: {reason}" if reason else None
 
 
 def missing_outputs(scan: ArtifactScan) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from jobs import artifacts, clock, logs
 from jobs.artifacts import Content
-from jobs.directory import read_launch_manifest
+from jobs.directory import give_birth, read_launch_manifest
 from jobs.errors import (
     InvalidArgumentError,
     InvalidCursorError,
@@ -21,7 +22,7 @@ from jobs.errors import (
 )
 from jobs.files import write_durable
 from jobs.finish import read_run_record
-from jobs.keeping import ensure_keeper, keeper_info
+from jobs.keeping import WAKE, ensure_keeper, keeper_info, send
 from jobs.launch import accept, check_text
 from jobs.manifests import Manifests
 from jobs.model import (
@@ -40,6 +41,8 @@ from jobs.pruning import Pruner
 from jobs.settings import Settings
 from jobs.states import State
 from jobs.store import Store
+
+log = logging.getLogger(__name__)
 
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
 MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
@@ -62,6 +65,7 @@ class Service:
         self._home = settings.state
         self._manifests = manifests
         self._keeper_command = keeper_command
+        self._keeper_fails = False
         self.pruner = Pruner(store=store, home=self._home)
 
     async def launch(
@@ -142,9 +146,16 @@ class Service:
         return job
 
     async def _revive_keeper(self) -> None:
-        """Start a keeper if there is none: one that was killed takes the wake-ups it got along."""
-        if keeper_info(self._home) is None:
-            await ensure_keeper(self._home, self._keeper_command)
+        """Start a keeper if there is none: one that was killed takes the wake-ups it got along.
+
+        What is asked can be answered without one, so that this never fails.
+        """
+        if keeper_info(self._home) is None and not self._keeper_fails:
+            try:
+                await ensure_keeper(self._home, self._keeper_command, limit_s=2.0)
+            except JobError as error:
+                self._keeper_fails = True  # a launch or a cancel tries again
+                log.warning("%s", error)
 
     async def list_jobs(
         self,
@@ -235,13 +246,15 @@ class Service:
         if job.is_final:
             return job
         wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
-        path = self.directory(job).cancel
         try:
+            path = give_birth(self._home, job).cancel
             await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
-        except OSError as error:
-            raise StateDirectoryError(f"{path} cannot be written: {error.strerror}.") from None
+        except OSError as error:  # a job is not to run on because its directory is unusable
+            log.warning("%s: the wish to cancel is only in the index: %s", job.id, error)
         await self._store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
-        await ensure_keeper(self._home, self._keeper_command)
+        self._keeper_fails = False
+        await self._revive_keeper()
+        send(self._home, WAKE)
         return await self._wait(job, _ended, wait_s)
 
     async def list_artifacts(
@@ -303,7 +316,7 @@ class Service:
     def _launched(self, job: Job) -> tuple[LaunchManifest, JobDir]:
         job_dir = self.directory(job)
         try:
-            return read_launch_manifest(job_dir), job_dir
+            return read_launch_manifest(give_birth(self._home, job)), job_dir
         except (OSError, ValueError) as error:
             raise StateDirectoryError(
                 f"The job directory {job_dir.root} cannot be read: {str(error).splitlines()[0]}.",

@@ -27,7 +27,9 @@ _NOT_SETTINGS = {"OUTLAST_CONFIG", "OUTLAST_JOB_ID", "OUTLAST_JOB_DIR"}
 def config_path() -> Path:
     """`OUTLAST_CONFIG`, else `config.toml` in the user's configuration folder."""
     named = os.environ.get("OUTLAST_CONFIG")
-    return Path(named) if named else platformdirs.user_config_path("outlast") / "config.toml"
+    if named:
+        return Path(named).expanduser().absolute()
+    return platformdirs.user_config_path("outlast") / "config.toml"
 
 
 class NamedEnvironment(BaseModel):
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
     grace_s: float = Field(10, ge=0, le=3600)  #: between the request to end a job and the kill
     keeper_idle_s: float = Field(30, ge=0)  #: the keeper leaves when it has had no work so long
     copy_limit_mb: int = Field(1024, ge=0)  #: inputs of one launch that are copied
-    hash_limit_mb: int = Field(1024, ge=0)  #: a larger artifact is listed without sha256
+    hash_limit_mb: int = Field(1024, ge=0)  #: files of a job that are hashed at its end, in all
     prune_after_days: float = Field(90, ge=0)  #: what `outlast prune` proposes
     prune_over_gb: float | None = Field(None, ge=0)  #: and the size to which it prunes
 
@@ -88,6 +90,11 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """The settings in force. Raises SettingsError with the first fault and where it stands."""
     _check_names()
+    if os.environ.get("OUTLAST_CONFIG"):
+        # Absolute for our children too: the keeper starts in another directory than we did.
+        os.environ["OUTLAST_CONFIG"] = str(config_path())
+        if not config_path().is_file():
+            raise SettingsError(f"OUTLAST_CONFIG names {config_path()}, which is no file.")
     try:
         return Settings(**overrides)
     except ValidationError as error:

@@ -181,6 +181,10 @@ class Store:
         rows = await self._read("list_in_states", states=json.dumps(sorted(states)), limit=limit)
         return [_job(row) for row in rows]
 
+    async def note_too_large(self, whole: Resources, reason: str) -> None:
+        """Say of queued jobs that ask for more than there is at all that they wait for ever."""
+        await self._write("note_too_large", {**whole.model_dump(), "reason": reason})
+
     async def next_fitting(self, free: Resources | None) -> Job | None:
         """The oldest queued job that fits into what is free."""
         if free is None:
@@ -240,6 +244,7 @@ class Store:
         await self._db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def _read(self, name: str, **values: Any) -> list[sqlite3.Row]:
+        self._check_still_there()
         try:
             return list(await self._db.execute_fetchall(self._sql[name], values))
         except sqlite3.Error as error:
@@ -259,7 +264,7 @@ class Store:
         return count
 
     def _check_still_there(self) -> None:
-        """SQLite writes happily into a file that was deleted; then the write would be lost."""
+        """SQLite goes on with a file that was deleted: writes are lost, reads tell old facts."""
         try:
             same = self._path.stat().st_ino == self._inode
         except OSError:

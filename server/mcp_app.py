@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, InputRequiredResult, TextContent
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, jsonrpc_message_adapter
 from mcp_types import Tool as ToolInfo
 
 from jobs import __version__
@@ -109,6 +110,11 @@ class OutlastServer(MCPServer[Rooms]):
             raise InvalidArgumentError(
                 f"There is no tool {name[:80]!r}.{nearest(name, known)}", "Call tools/list."
             )
+        if UNREADABLE in arguments:
+            raise InvalidArgumentError(
+                "The arguments cannot be read: they hold half of a surrogate pair, a number of "
+                "very many digits, or are nested very deeply."
+            )
         for argument in arguments:
             if argument not in known[name]:
                 hint = nearest(argument, known[name])
@@ -171,7 +177,7 @@ _NOISE = ("title", "$defs")
 def serve_stdio() -> None:
     """Serve until standard input closes, then leave at once. Jobs and keeper are not touched."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    sys.stdin = io.TextIOWrapper(SurrogateGuard(sys.stdin.buffer), encoding="utf-8")
+    sys.stdin = io.TextIOWrapper(ReadableInput(sys.stdin.buffer), encoding="utf-8")
     status = 0
     try:
         build_server().run("stdio")
@@ -186,18 +192,16 @@ def serve_stdio() -> None:
     os._exit(status)
 
 
-class SurrogateGuard(io.BufferedIOBase):
-    r"""Standard input in which half a surrogate pair (`\ud800`) is replaced by `\u0000`.
+class ReadableInput(io.BufferedIOBase):
+    r"""Standard input in which every request can be read, so that every request is answered.
 
-    A JSON text may hold one, but it is no Unicode: the JSON parser refuses the whole line, and a
-    client whose call is never answered waits for ever. NUL passes, and the call that holds it is
-    refused in words.
+    The SDK drops a line that its JSON parser refuses (half a surrogate pair, arguments nested
+    300 deep, a number of 5,000 digits), and a client whose call is never answered waits for ever.
+    Such a call is passed on with its arguments replaced by a mark that is refused in words; of a
+    line that not even Python's parser can read, only the ID is passed on.
     """
 
-    _ESCAPES = re.compile(
-        rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-        rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-    )
+    _ID = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,100}")')
 
     def __init__(self, inner: BinaryIO) -> None:
         self._inner = inner
@@ -208,11 +212,39 @@ class SurrogateGuard(io.BufferedIOBase):
 
     def read1(self, size: int | None = -1, /) -> bytes:
         line = self._rest or self._inner.readline()
-        if not self._rest and b"\\u" in line:
-            line = self._ESCAPES.sub(lambda m: b"\\u0000" if m["half"] else m[0], line)
+        if not self._rest and line.strip():
+            line = self._made_readable(line)
         if size is None or size < 0:
             size = len(line)
         self._rest = line[size:]
         return line[:size]
 
     read = read1
+
+    def _made_readable(self, line: bytes) -> bytes:
+        if self._is_readable(line):
+            return line
+        try:
+            request = json.loads(line, parse_int=lambda digits: int(digits[:18]))
+            request["params"]["arguments"] = {UNREADABLE: True}
+            mended = json.dumps(request).encode() + b"\n"
+            if self._is_readable(mended):
+                return mended
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        found = self._ID.search(line)
+        if found is None:
+            return line
+        return b'{"jsonrpc": "2.0", "id": %s, "method": "unreadable"}\n' % found[1]
+
+    @staticmethod
+    def _is_readable(line: bytes) -> bool:
+        try:
+            jsonrpc_message_adapter.validate_json(line.decode("utf-8", "replace"), by_name=False)
+        except ValueError:
+            return False
+        return True
+
+
+#: Stands for arguments that could not be read.
+UNREADABLE = "unreadable"

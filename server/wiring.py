@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from jobs.errors import JobError
 from jobs.manifests import Manifests
 from jobs.paths import Home
 from jobs.service import Service
@@ -49,11 +51,15 @@ def run_keeper(home: Home) -> int:
     async def keep() -> None:
         settings = load_settings(home=home.root)
         store = await Store.open(home.database)
-        try:
-            engine = LocalEngine(home.wake, keeper_command(home))
-            await Keeper(store=store, engine=engine, home=home, settings=settings).run()
-        finally:
-            await store.close()
+        engine = LocalEngine(home.wake, keeper_command(home))
+        await Keeper(store=store, engine=engine, home=home, settings=settings).run()
+        await store.close()
+        # Another keeper may be waiting for our lock, and a thread of ours may hash for minutes;
+        # the next keeper does that again.
+        os._exit(0)
 
-    asyncio.run(keep())
-    return 0
+    try:
+        asyncio.run(keep())
+    except JobError as error:
+        logging.error("%s", error)
+    return 1

@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = tmp_path / "home"
     monkeypatch.delenv("OUTLAST_TEST_TOOLS", raising=False)
     monkeypatch.setenv("OUTLAST_HOME", str(home))
+    (tmp_path / "config.toml").touch()
     monkeypatch.setenv("OUTLAST_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("OUTLAST_KEEPER_IDLE_S", "1")
     monkeypatch.setenv("OUTLAST_CORES", "8")  # tests wait on processes, not on cores

@@ -151,7 +151,7 @@ def probe(job_dir: JobDir) -> Iterator[bool]:
     """
     try:
         fd = os.open(job_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:  # the job directory is gone
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # gone, or replaced
         yield False
         return
     try:

@@ -21,7 +21,7 @@ import sys
 import time
 
 EXIT_RECORD_BYTES = 4096
-SWEEP_ROUNDS = 250  # of 20 ms: only processes that the kernel will not let die survive this
+SWEEP_S = 10.0  # only processes that the kernel will not let die survive this
 NEVER = float("inf")
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -58,6 +58,7 @@ class Shim:
         self.why = "exit"
         self.error = ""
         self.pid = 0
+        self.code = 0
         self.kill_at = NEVER
 
     def run(self) -> int:
@@ -115,6 +116,7 @@ class Shim:
             signal.set_wakeup_fd(-1)
             for name in ("CHLD", "TERM", "INT", "HUP", "PIPE", "XFSZ"):
                 signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
+            what = b"log files"
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             os.dup2(os.open("stdout.log", append, 0o600), 1)
@@ -142,22 +144,29 @@ class Shim:
                 self.stop("timeout", self.grace_s)
             if now >= self.kill_at:
                 self.kill_at = NEVER
-                kill_group(self.pid, signal.SIGKILL)
+                send(-self.pid, signal.SIGKILL)
             left = min(limit_at, self.kill_at) - now
             poll.poll(min(left, 86400) * 1000 + 1 if left < NEVER else None)  # a C int of ms
             received = read_all(self.signals)
             if signal.SIGTERM in received or signal.SIGINT in received:
                 self.stop("terminated", self.grace_s)
-            for order in read_all(self.control).split():
-                self.stop("cancelled", parse_seconds(order, self.grace_s))
+            self.obey()
+
+    def obey(self) -> None:
+        """Carry out the orders that have come: `T<grace seconds>`, or `T` for the job's own."""
+        for order in read_all(self.control).split():
+            given = order[1:].replace(b".", b"", 1).isdigit()
+            self.stop("cancelled", float(order[1:]) if given else self.grace_s)
 
     def stop(self, why: str, grace_s: float) -> None:
         """Ask the command's group to end; a repeated order can only bring the kill nearer."""
         now = time.monotonic()
         if self.why == "exit":
+            if self.command_ended():
+                return  # by itself, a moment earlier
             self.why = why
-            kill_group(self.pid, self.stop_signal)
-            kill_group(self.pid, signal.SIGCONT)  # a frozen process cannot end
+            send(-self.pid, self.stop_signal)
+            send(-self.pid, signal.SIGCONT)  # a frozen process cannot end
         self.kill_at = min(self.kill_at, now + grace_s)
 
     def command_ended(self) -> bool:
@@ -178,52 +187,47 @@ class Shim:
         """End every descendant; the pids of those that even SIGKILL did not end.
 
         After a stop, what the command left (MPI ranks, data loaders) has the rest of the grace
-        period. As the subreaper we have every escapee below us: setsid, double fork, all of them.
+        period. As the subreaper we are the parent of every escapee (setsid, double fork) whose own
+        parent is gone: when we have no child any more, nothing is left, and only then.
         """
-        while time.monotonic() < self.kill_at < NEVER and living_descendants():
+        while time.monotonic() < self.kill_at < NEVER and descendants():
             time.sleep(0.02)
-        kill_group(self.pid, signal.SIGKILL)
-        for _ in range(SWEEP_ROUNDS):
-            # Not reaped meanwhile: a zombie keeps its pid, so no pid here can be a stranger's.
-            living = living_descendants()
-            if not living:
-                return []
-            for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none can fork away
-                for pid in living:
-                    try:
-                        os.kill(pid, number)
-                    except OSError:
-                        pass
-            time.sleep(0.02)
-        return living_descendants()
+            self.obey()
+        send(-self.pid, signal.SIGKILL)
+        give_up_at = time.monotonic() + SWEEP_S
+        while not self.reap():
+            # Nothing is reaped from here to the kill: no pid in the list can become a stranger's.
+            living = descendants(signal.SIGSTOP)
+            for pid in living:
+                send(pid, signal.SIGKILL)
+            if time.monotonic() > give_up_at:
+                return living
+            time.sleep(0.001)
+        return []
 
-    def reap_all(self) -> int:
-        """Collect every zombie, so that their resource use counts; the command's exit code.
-
-        Negative for a signal, as subprocess has it.
-        """
-        code, pid = 0, -1
-        while pid != 0:
+    def reap(self) -> bool:
+        """Collect what has ended, the command too; whether no child is left at all."""
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                break
+                return True
+            if pid == 0:
+                return False
             if pid == self.pid:
-                code = os.waitstatus_to_exitcode(status)
-        return code
+                self.code = os.waitstatus_to_exitcode(status)  # negative for a signal
 
     def record(self, survivors: list[int]) -> None:
         """Write `exit`; with a full disk there is the reserved space, and patience."""
         wall_s = time.monotonic() - self.started_at
-        code = self.reap_all()
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         text = (
             '{"why": "%s", "exit_code": %s, "signal": %s, "error": %s, "ended_at": %.6f, '
             '"wall_s": %.3f, "user_s": %.3f, "system_s": %.3f, "max_rss_kb": %d, "survivors": %s}\n'
         ) % (
             self.why,
-            code if code >= 0 and not self.error else "null",
-            -code if code < 0 else "null",
+            self.code if self.code >= 0 and not self.error else "null",
+            -self.code if self.code < 0 else "null",
             json_text(self.error) if self.error else "null",
             time.time(),
             wall_s,
@@ -282,19 +286,16 @@ def read_all(fd: int) -> bytes:
         return b""
 
 
-def kill_group(leader: int, number: int) -> None:
-    """Signal the command's process group, whose number is the unreaped command's pid."""
-    try:
-        os.killpg(leader, number)
-    except OSError:
-        pass
+def descendants(first: int = 0) -> list[int]:
+    """Pids below us that are no zombies, from /proc; none where there is no /proc.
 
-
-def living_descendants() -> list[int]:
-    """Pids below us that are no zombies, from /proc; none where there is no /proc."""
+    Each is sent the signal `first` before its children are read: once stopped it forks no more.
+    """
     living, todo = [], [os.getpid()]
     while todo:
         for pid in children(todo.pop()):
+            if first:
+                send(pid, first)
             todo.append(pid)
             if stat_field(pid, 0) not in (b"", b"Z", b"X"):
                 living.append(pid)
@@ -310,6 +311,14 @@ def children(pid: int) -> list[int]:
     except OSError:
         pass
     return found
+
+
+def send(pid: int, number: int) -> None:
+    """Signal a process of ours, or with a negative number the group of the unreaped command."""
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
 
 
 def stat_field(pid: int, index: int) -> bytes:
@@ -330,20 +339,11 @@ def boot_id() -> bytes:
         return b""
 
 
-def parse_seconds(order: bytes, default: float) -> float:
-    """The grace of an order `T<seconds>`, bounded; the job's own for anything unreadable."""
-    try:
-        return min(max(float(order[1:]), 0.0), 86400.0)
-    except ValueError:
-        return default
-
-
 def json_text(text: str) -> str:
     """A JSON string without the cost of importing json (4 ms of a start)."""
-    escaped = "".join(
-        c if " " <= c < "\x7f" and c not in '"\\' else "\\u%04x" % min(ord(c), 0xFFFF) for c in text
+    return '"%s"' % "".join(
+        c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in text
     )
-    return f'"{escaped}"'
 
 
 if __name__ == "__main__":

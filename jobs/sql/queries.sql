@@ -58,6 +58,11 @@ UPDATE job SET heartbeat_at = :at WHERE id IN (SELECT value FROM json_each(:ids)
 -- name: note_waiting
 UPDATE job SET wait_reason = :reason WHERE state = 'queued' AND wait_reason IS NULL
 
+-- name: note_too_large
+UPDATE job SET wait_reason = :reason
+WHERE state = 'queued' AND wait_reason IS NULL
+    AND (cores > :cores OR memory_mb > :memory_mb OR gpus > :gpus)
+
 -- name: any_queued
 SELECT 1 FROM job WHERE state = 'queued' LIMIT 1
 

@@ -90,14 +90,21 @@ def test_a_scan_tells_regular_files_and_counts_the_rest(work: Path) -> None:
     found.model_dump_json().encode("utf-8")
 
 
-def test_elsewhere_only_what_is_new_counts(tmp_path: Path) -> None:
+def test_elsewhere_only_what_is_new_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts, "_CLOCK_SLACK_S", 0.0)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "old.txt").touch()
-    os.utime(elsewhere / "old.txt", (1000, 1000))
-    (elsewhere / "new.txt").touch()
+    started_at = (elsewhere / "old.txt").stat().st_ctime + 0.02
+    new = elsewhere / "new.txt"
+    while not new.exists() or new.stat().st_ctime < started_at:
+        new.unlink(missing_ok=True)
+        new.touch()
+    os.utime(new, (1000, 1000))  # as a copy that keeps the time of what was copied
     job_dir = JobDir(tmp_path)
-    found = artifacts.scan(launched(elsewhere), job_dir, started_at=2000.0)
+    found = artifacts.scan(launched(elsewhere), job_dir, started_at=started_at)
     assert [artifact.path for artifact in found.artifacts] == ["new.txt"]
     assert artifacts.scan(launched(elsewhere), job_dir, started_at=None).artifacts == []
 
