@@ -226,11 +226,13 @@ class ReadableInput(io.BufferedIOBase):
             return line
         try:
             request = json.loads(line, parse_int=lambda digits: int(digits[:18]))
-            request["params"]["arguments"] = {UNREADABLE: True}
+            params = request["params"]
+            params["name"] = params["name"].encode("utf-8", "replace").decode()
+            params["arguments"] = {UNREADABLE: True}
             mended = json.dumps(request).encode() + b"\n"
             if self._is_readable(mended):
                 return mended
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             pass
         found = self._ID.search(line)
         if found is None:

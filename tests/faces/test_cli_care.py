@@ -20,7 +20,7 @@ async def test_settings_that_are_wrong_are_named(home: Path, tmp_path: Path) -> 
     assert "'coers'" in err
     out, _ = await run("doctor", code=1)
     assert "'coers'" in out
-    (tmp_path / "config.toml").unlink()
+    (tmp_path / "config.toml").write_text("", encoding="utf-8")
     home.write_text("a file in the way", encoding="utf-8")
     assert (await data("ps", code=74))["error"]["code"] == "state_directory_unusable"
     home.unlink()

@@ -136,8 +136,9 @@ MODERN_META = (
 )
 
 
-#: `params` of calls that hold half a surrogate pair, as raw JSON.
-HALVES = [
+#: `params` of calls that a strict parser of JSON refuses, as raw JSON: half a surrogate pair,
+#: a number of very many digits, arguments nested very deeply.
+UNREADABLE = [
     r'"name":"job_status","arguments":{"job_id":"job-\ud800"}',
     r'"name":"job_status","arguments":{"job_id":"\uDFFF\\ud800\ud83d"}',
     r'"name":"tail_log","arguments":{"job_id":"job-x","grep":"\udc00\ud800"}',
@@ -145,16 +146,18 @@ HALVES = [
     r'"name":"launch_job","arguments":{"command":["true"],"env":{"A\udfff":"b"}}',
     r'"name":"job_status","arguments":{"\ud800":1}',
     r'"name":"\ud800","arguments":{}',
+    f'"name":"launch_job","arguments":{{"command":["true"],"resources":{{"cores":{"9" * 5000}}}}}',
+    f'"name":"launch_job","arguments":{{"manifest":"x","params":{{"a":{"[" * 400}{"]" * 400}}}}}',
 ]
 
 
 @pytest.mark.parametrize("modern", [False, True], ids=["legacy", "modern"])
-def test_half_a_surrogate_pair_is_refused_in_words(home: Path, modern: bool) -> None:
+def test_what_cannot_be_read_is_refused_in_words(home: Path, modern: bool) -> None:
     meta = f",{MODERN_META}" if modern else ""
     with server_by_hand() as server:
         if not modern:
             server.greet()
-        for call in HALVES:
+        for call in UNREADABLE:
             result = server.request("tools/call", f"{{{call}{meta}}}")["result"]
             assert result["isError"] is True, call
             text = result["content"][0]["text"]
@@ -276,6 +279,7 @@ async def test_a_server_that_cannot_work_says_so_and_recovers(
             broken.rmdir()
         else:
             broken.unlink()
+        config.touch()
         assert (await call("launch_job", **GOOD_CALLS["launch_job"])).data["state"] == "completed"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from pathlib import Path
 
 import psutil
@@ -123,3 +125,51 @@ async def test_the_jobs_own_grace_is_the_default(home: Path) -> None:
         job = await bash(quick, "trap '' TERM; echo ready; while :; do sleep 1; done")
         await until(lambda: quick.last_line(job))
         assert (await quick.cancel(job.id)).outcome.signal == "SIGKILL"
+
+
+async def test_a_process_that_never_stands_still_dies(service: Service) -> None:
+    """Each process forks the next, in a session of its own, and leaves after half a ms."""
+    code = (
+        "import os,time\nwhile True:\n if os.fork(): os._exit(0)\n os.setsid(); time.sleep(0.0005)"
+    )
+    job = await bash(service, f"{PYTHON} -S -c '{code}' & echo ready; sleep 600")
+    await until(lambda: service.last_line(job))
+    job = await service.cancel(job.id, grace_s=0)
+    assert (job.state, job.outcome.reason) == (State.CANCELLED, None)
+    assert [process for process in psutil.process_iter() if code in _words(process)] == []
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+async def test_a_shorter_grace_counts_when_only_children_are_left(service: Service) -> None:
+    script = "(trap '' TERM; echo ready; while :; do sleep 1; done) & wait"
+    job = await bash(service, script)
+    await until(lambda: service.last_line(job))
+    assert not (await service.cancel(job.id, grace_s=600, wait_s=0.5)).is_final
+    assert (await service.cancel(job.id, grace_s=0)).state is State.CANCELLED
+
+
+async def test_many_wishes_at_once_are_one(service: Service) -> None:
+    job = await launch(service, "sleep", "60")
+    ends = await asyncio.gather(*(service.cancel(job.id, reason=str(n)) for n in range(20)))
+    assert {end.state for end in ends} == {State.CANCELLED}
+
+
+async def test_a_job_that_never_ran_is_written_up_and_keeps_no_secret(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTLAST_CORES", "1")
+    async with open_service() as service:
+        await launch(service, "sleep", "60")
+        queued = await launch(service, "true", env={"MY_TOKEN": "hunter2secret"})
+        job_dir = service.directory(queued)
+        assert job_dir.secrets.exists()
+        await service.cancel(queued.id, reason="not needed")
+        assert not job_dir.secrets.exists()
+        record = json.loads(job_dir.run_record.read_text(encoding="utf-8"))
+        assert (record["state"], record["started_at"]) == ("cancelled", None)

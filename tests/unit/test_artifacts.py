@@ -90,9 +90,7 @@ def test_a_scan_tells_regular_files_and_counts_the_rest(work: Path) -> None:
     found.model_dump_json().encode("utf-8")
 
 
-def test_elsewhere_only_what_is_new_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_elsewhere_only_what_is_new_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "_CLOCK_SLACK_S", 0.0)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

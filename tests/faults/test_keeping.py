@@ -1,0 +1,98 @@
+"""Keepers that cannot start, are old, or find their index gone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import SettingsError, StateDirectoryError
+from jobs.model import LaunchRequest
+from jobs.service import Service
+from jobs.settings import load_settings
+from jobs.states import State
+from server.wiring import open_service
+from tests.support.launching import bash, launch
+from tests.support.processes import is_running, keeper_pid, kill
+from tests.support.wait import ended, until
+
+
+async def test_asking_needs_no_keeper(service: Service, home: Path) -> None:
+    job = await launch(service, "sleep", "60")
+    keeper = keeper_pid(home)
+    assert keeper is not None
+    (home.parent / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    kill(keeper)
+    await until(lambda: not is_running(keeper))
+    began = time.monotonic()
+    assert (await service.job(job.id)).state is State.RUNNING
+    assert (await service.job(job.id)).state is State.RUNNING
+    assert len((await service.list_jobs()).jobs) == 1
+    assert not (await service.cancel(job.id, wait_s=0)).is_final
+    assert time.monotonic() - began < 10  # three attempts at most, each of two seconds
+    (home.parent / "config.toml").write_text("", encoding="utf-8")
+    await service.cancel(job.id)
+    assert (await ended(service, job.id)).state is State.CANCELLED
+
+
+async def test_an_older_keeper_makes_room_for_a_newer(service: Service, home: Path) -> None:
+    job = await bash(service, "sleep 1; exit 4")
+    old = keeper_pid(home)
+    assert old is not None
+    lock = home / "keeper.lock"
+    lock.write_text(lock.read_text(encoding="utf-8").replace("0.1.0", "0.0.1"), encoding="utf-8")
+    again = await launch(service, "true", wait_s=15)
+    assert again.state is State.COMPLETED
+    assert keeper_pid(home) not in (None, old)
+    await until(lambda: not is_running(old))
+    assert (await ended(service, job.id)).outcome.exit_code == 4
+
+
+async def test_a_server_whose_index_was_deleted_tells_no_old_facts(
+    service: Service, home: Path
+) -> None:
+    job = await launch(service, "sleep", "60")
+    for path in home.glob("outlast.db*"):
+        path.unlink()
+    with pytest.raises(StateDirectoryError, match="deleted or replaced"):
+        await service.job(job.id)
+
+
+async def test_the_keeper_reads_the_configuration_that_the_server_reads(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OUTLAST_CORES")
+    monkeypatch.chdir(home.parent)
+    monkeypatch.setenv("OUTLAST_CONFIG", "config.toml")
+    (home.parent / "config.toml").write_text("cores = 1\n", encoding="utf-8")
+    async with open_service(load_settings()) as service:
+        states = [(await launch(service, "sleep", "60")).state for _ in range(2)]
+    assert states == [State.RUNNING, State.QUEUED]
+    monkeypatch.setenv("OUTLAST_CONFIG", "no-such.toml")
+    with pytest.raises(SettingsError, match=r"no-such\.toml"):
+        load_settings()
+
+
+async def test_a_job_that_can_never_fit_says_so(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTLAST_CORES", "1")
+    async with open_service() as service:
+        await launch(service, "sleep", "60")  # brings a keeper that may give one core
+    monkeypatch.setenv("OUTLAST_CORES", "8")
+    async with open_service() as service:
+        job = await launch(service, "true", resources={"cores": 4})
+        assert "more than this keeper may give" in (job.wait_reason or "")
+
+
+async def test_a_retry_needs_nothing_of_what_the_first_launch_used(
+    service: Service, tmp_path: Path
+) -> None:
+    source = tmp_path / "input"
+    source.touch()
+    request = LaunchRequest(command=["true"], inputs=[str(source)], idempotency_key="k")
+    first = await service.launch(request, client=None, wait_s=10)
+    source.unlink()
+    again = await service.launch(request, client=None, wait_s=0)
+    assert (again.job.id, again.reused) == (first.job.id, True)
