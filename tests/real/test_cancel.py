@@ -57,8 +57,9 @@ def _printed(service: Service, job_id: str, path: Path) -> list[int]:
 
 async def test_the_whole_family_dies(service: Service, home: Path) -> None:
     job = await launch(service, PYTHON, "-c", FAMILY)
+    assert job.state is State.RUNNING, job.outcome
     log = service.directory(job).stdout
-    await until(lambda: len(_printed(service, job.id, log)) == 6)
+    await until(lambda: len(_printed(service, job.id, log)) == 6, what=str(log))
     pids = _printed(service, job.id, log)
     assert all(is_running(pid) for pid in pids)
     job = await service.cancel(job.id, grace_s=0.5)
