@@ -68,7 +68,7 @@ async def accept(
     no job, or one whose directory the keeper completes.
     """
     home = settings.state
-    check_text("the request", request.model_dump())
+    check_text("idempotency_key", request.idempotency_key)
     for _ in range(10):
         # First of all: what the first launch found in order may be gone when it is repeated.
         known = await _known_by_key(request, store)

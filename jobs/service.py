@@ -85,6 +85,7 @@ class Service:
             await ensure_keeper(self._home, self._keeper_command)
         except JobError as error:  # the job is accepted: its ID must reach the caller
             return replace(launched, warning=str(error))
+        self._keeper_fails = False
         until = _ended if wait_s is not None else _known
         job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
         return replace(launched, job=job)

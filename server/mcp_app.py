@@ -79,13 +79,19 @@ async def _lifespan(_: MCPServer[Rooms]) -> AsyncIterator[Rooms]:
 class OutlastServer(MCPServer[Rooms]):
     """Tells every refusal in our words, and what a model reads of the tools as short as it gets."""
 
+    _listed: list[ToolInfo] | None = None
+
     async def list_tools(self) -> list[ToolInfo]:
+        """The same each time: no tool comes or goes, and each call looks names up here."""
+        if self._listed is not None:
+            return self._listed
         listed = await super().list_tools()
         for tool in listed:
             tool.input_schema = compact_schema(tool.input_schema)
             if tool.output_schema is not None:
                 tool.output_schema = compact_schema(tool.output_schema)
             tool.description = " ".join((tool.description or "").split())
+        self._listed = listed
         return listed
 
     async def call_tool(

@@ -96,3 +96,24 @@ async def test_a_retry_needs_nothing_of_what_the_first_launch_used(
     source.unlink()
     again = await service.launch(request, client=None, wait_s=0)
     assert (again.job.id, again.reused) == (first.job.id, True)
+
+
+async def test_a_keeper_is_brought_back_once_a_launch_has_shown_that_it_can_be(
+    service: Service, home: Path
+) -> None:
+    job = await launch(service, "sleep", "60")
+
+    async def kill_keeper() -> None:
+        keeper = keeper_pid(home)
+        assert keeper is not None
+        kill(keeper)
+        await until(lambda: not is_running(keeper))
+
+    (home.parent / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    await kill_keeper()
+    await service.job(job.id)  # tries in vain, and no more from now on
+    (home.parent / "config.toml").write_text("", encoding="utf-8")
+    await launch(service, "true", wait_s=10)
+    await kill_keeper()
+    await service.job(job.id)
+    assert keeper_pid(home) is not None
