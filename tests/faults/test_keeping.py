@@ -115,6 +115,9 @@ async def test_a_keeper_is_brought_back_once_a_launch_has_shown_that_it_can_be(
     (home.parent / "config.toml").write_text("", encoding="utf-8")
     await launch(service, "true", wait_s=10)
     await kill_keeper()
-    await service.job(job.id)
-    # It may also be the shim of the second job that brings one, which then is still on its way.
-    await until(lambda: keeper_pid(home))
+
+    async def is_back() -> bool:
+        await service.job(job.id)
+        return keeper_pid(home) is not None
+
+    await until(is_back)
