@@ -8,6 +8,7 @@ from jobs import clock, outcome
 from jobs.artifacts import scan
 from jobs.directory import read_launch_manifest
 from jobs.engines.base import Sighting
+from jobs.failpoints import reach
 from jobs.files import write_durable
 from jobs.model import ArtifactScan, ExitRecord, Job, JobEvent, LaunchManifest, RunRecord
 from jobs.paths import JobDir
@@ -62,6 +63,7 @@ def write_up(
     if job_dir.root.is_dir():
         text = record.model_dump_json(by_alias=True, indent=1) + "\n"
         write_durable(job_dir.run_record, text.encode())
+        reach("keeper.record_written")
     return record
 
 

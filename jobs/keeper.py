@@ -19,6 +19,7 @@ from jobs import clock, keeping
 from jobs.directory import give_birth, read_launch_manifest
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
+from jobs.failpoints import reach
 from jobs.files import append_line
 from jobs.finish import conclude, read_run_record, write_up
 from jobs.model import Job, Outcome, Progress, Resources, RunRecord
@@ -164,15 +165,18 @@ class Keeper:
             self._watches[job.id] = self._engine.adopt(job_dir, self._changed.set)
         if job.state is State.STARTING:
             await self._store.move(job, Event.ALIVE, started_at=started_at)
+            reach("keeper.alive_stored")
             job = job.model_copy(update={"state": State.RUNNING, "started_at": started_at})
         if job.cancel_at is not None:
             if job.state is not State.CANCELLING:
                 await self._store.move(job, Event.CANCEL)
+                reach("keeper.cancelling_stored")
             stop = self._engine.stop(job_dir, grace_s=job.cancel_grace_s)
             if sighting.phase is Phase.ORPHANED:
                 self._run_task(job.id, stop)  # takes the grace period, as no shim waits it out
             else:
                 await stop
+                reach("keeper.stop_ordered")
         if job.id not in self._readers:
             try:
                 self._readers[job.id] = ProgressReader(read_launch_manifest(job_dir), job_dir)
@@ -211,6 +215,7 @@ class Keeper:
             job = found
             gpu_ids = self._free_gpus(holders)[: job.resources.gpus]
             if await self._store.claim(job, gpu_ids):
+                reach("keeper.claimed")
                 job = job.model_copy(
                     update={
                         "state": State.STARTING,
@@ -247,7 +252,7 @@ class Keeper:
             await self._end_unstarted(job, Event.FAIL, detail)
             return
         try:
-            await self._engine.submit(launched, job_dir, job.gpu_ids)
+            await self._engine.submit(launched, job_dir, gpu_ids=job.gpu_ids, attempt=job.attempt)
         except OSError as error:
             await self._start_again(job, f"{error}")
 
@@ -272,6 +277,7 @@ class Keeper:
 
     async def _make_final(self, job: Job, job_dir: JobDir, record: RunRecord) -> None:
         job_dir.secrets.unlink(missing_ok=True)
+        reach("keeper.secrets_removed")
         await self._store.move(
             job,
             event_towards(job.state, record.state),
@@ -279,6 +285,7 @@ class Keeper:
             started_at=record.started_at,
             ended_at=record.ended_at,
         )
+        reach("keeper.final_stored")
 
     def _finish_soon(self, job: Job, sighting: Sighting) -> None:
         self._ended.add(job.id)
@@ -287,6 +294,7 @@ class Keeper:
     async def _finish(self, job: Job, sighting: Sighting) -> None:
         """Write the run record, then make the job final. Repeated after a crash, both agree."""
         job_dir = self._home.job(job.project, job.id)
+        reach("keeper.end_seen")
         async with self._finishers:
             record = read_run_record(job_dir.run_record)
             if record is None:

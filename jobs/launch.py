@@ -28,6 +28,7 @@ from jobs.errors import (
     SoftwareMissingError,
     StateDirectoryError,
 )
+from jobs.failpoints import reach
 from jobs.files import check_relative
 from jobs.manifests import Manifest, Manifests
 from jobs.model import (
@@ -79,6 +80,7 @@ async def accept(
             manifest = await asyncio.to_thread(
                 make_unborn, home, launch.manifest, launch.secrets, launch.copies
             )
+            reach("server.directory_made")
         except FileExistsError:
             continue  # someone drew the same random ID in this second
         except OSError as error:
@@ -96,7 +98,9 @@ async def accept(
         if job.id != manifest.job_id:  # the same key came in by another server just now
             remove_unborn(home, manifest)
             continue
+        reach("server.accepted")
         await asyncio.to_thread(give_birth, home, job)
+        reach("server.named")
         return job, False
     raise StateDirectoryError("No free job ID was found in ten attempts.")
 

@@ -231,6 +231,8 @@ class StartedRecord(Model):
     start_ticks: str
     boot_id: str
     started_at: float
+    attempt: int = 1
+    gpu_ids: list[int] = []
 
 
 class CancelWish(Model):

@@ -10,6 +10,8 @@ PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 JOB_ID = re.compile(r"job-\d{8}-\d{6}-[a-z0-9][a-z0-9-]{0,39}-[a-z2-7]{5}")
 #: A job directory that is being made; it takes its final name once the job is accepted.
 UNBORN_PREFIX = ".new-"
+#: A job directory that is being removed; no index is made from it any more.
+GONE_PREFIX = ".gone-"
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,7 @@ class Home:
     def unborn(self, project: str, job_id: str) -> JobDir:
         """The same directory before the job is accepted."""
         return JobDir(self.jobs / project / (UNBORN_PREFIX + job_id))
+
+    def gone(self, project: str, job_id: str) -> Path:
+        """The same directory once a person has pruned the job."""
+        return self.jobs / project / (GONE_PREFIX + job_id)

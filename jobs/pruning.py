@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 from dataclasses import dataclass
 
 from jobs import clock
 from jobs.artifacts import Walk
+from jobs.failpoints import reach
 from jobs.model import Job
 from jobs.paths import Home
 from jobs.store import Store
@@ -43,12 +45,21 @@ class Pruner:
         return chosen
 
     async def remove(self, job: Job) -> bool:
-        """Remove an ended job, its directory first: after a crash it is there to prune again."""
+        """Remove an ended job: set its directory aside, forget it, delete what was set aside.
+
+        Killed in between, it can be pruned again, or the keeper carries on (`sweep_abandoned`).
+        """
         if not job.is_final:
             return False
-        root = self._home.job(job.project, job.id).root
-        await asyncio.to_thread(shutil.rmtree, root, ignore_errors=True)
-        return await self._store.delete(job.id)
+        gone = self._home.gone(job.project, job.id)
+        with contextlib.suppress(FileNotFoundError):
+            self._home.job(job.project, job.id).root.rename(gone)
+        reach("server.job_set_aside")
+        removed = await self._store.delete(job.id)
+        reach("server.row_deleted")
+        await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
+        reach("server.job_removed")
+        return removed
 
     def _size(self, job: Job) -> int:
         root = self._home.job(job.project, job.id).root

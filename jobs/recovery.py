@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from pathlib import Path
 
 from jobs import clock
-from jobs.paths import UNBORN_PREFIX, Home
+from jobs.paths import GONE_PREFIX, UNBORN_PREFIX, Home
 from jobs.store import Store
 
 #: A directory of a launch that nobody finished, once it is older than any launch can take.
 ABANDONED_S = 3600.0
 
 
-async def sweep_abandoned(home: Home, store: Store) -> list[Path]:
-    """Remove the directories of launches that were never accepted; gives those removed."""
-    removed = []
-    for unborn in home.jobs.glob(f"*/{UNBORN_PREFIX}*"):
+async def sweep_abandoned(home: Home, store: Store) -> None:
+    """Remove what launches left that were never accepted, and finish prunes that were begun."""
+    left = await asyncio.to_thread(list, home.jobs.glob(f"*/{UNBORN_PREFIX}*"))
+    for unborn in left:
         try:
             abandoned = unborn.stat().st_mtime < clock.now() - ABANDONED_S
         except FileNotFoundError:
             continue
         if abandoned and await store.get(unborn.name.removeprefix(UNBORN_PREFIX)) is None:
             shutil.rmtree(unborn, ignore_errors=True)
-            removed.append(unborn)
-    return removed
+    for gone in await asyncio.to_thread(list, home.jobs.glob(f"*/{GONE_PREFIX}*")):
+        await store.delete(gone.name.removeprefix(GONE_PREFIX))
+        shutil.rmtree(gone, ignore_errors=True)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jobs import artifacts, clock, logs
+from jobs import artifacts, logs
 from jobs.artifacts import Content
+from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest
 from jobs.errors import (
     InvalidArgumentError,
@@ -20,7 +21,7 @@ from jobs.errors import (
     StateDirectoryError,
     nearest,
 )
-from jobs.files import write_durable
+from jobs.failpoints import reach
 from jobs.finish import read_run_record
 from jobs.keeping import WAKE, ensure_keeper, keeper_info, send
 from jobs.launch import accept, check_text
@@ -28,7 +29,6 @@ from jobs.manifests import Manifests
 from jobs.model import (
     ArtifactPage,
     ArtifactScan,
-    CancelWish,
     Job,
     JobPage,
     Launched,
@@ -85,6 +85,7 @@ class Service:
             await ensure_keeper(self._home, self._keeper_command)
         except JobError as error:  # the job is accepted: its ID must reach the caller
             return replace(launched, warning=str(error))
+        reach("server.keeper_called")
         self._keeper_fails = False
         until = _ended if wait_s is not None else _known
         job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
@@ -246,13 +247,7 @@ class Service:
         job = await self.job(job_id)
         if job.is_final:
             return job
-        wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
-        try:
-            path = give_birth(self._home, job).cancel
-            await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
-        except OSError as error:  # a job is not to run on because its directory is unusable
-            log.warning("%s: the wish to cancel is only in the index: %s", job.id, error)
-        await self._store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
+        await wish_cancel(self._store, self._home, job, reason=reason, grace_s=grace_s)
         self._keeper_fails = False
         await self._revive_keeper()
         send(self._home, WAKE)

@@ -21,7 +21,7 @@ from jobs.errors import SettingsError, nearest
 from jobs.paths import Home
 
 #: Set for jobs, or read before the settings are; not settings themselves.
-_NOT_SETTINGS = {"OUTLAST_CONFIG", "OUTLAST_JOB_ID", "OUTLAST_JOB_DIR"}
+_NOT_SETTINGS = {"OUTLAST_CONFIG", "OUTLAST_FAILPOINTS", "OUTLAST_JOB_ID", "OUTLAST_JOB_DIR"}
 
 
 def config_path() -> Path:

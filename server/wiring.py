@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from jobs.errors import JobError
+from jobs.failpoints import reach
 from jobs.manifests import Manifests
 from jobs.paths import Home
 from jobs.service import Service
@@ -51,6 +52,7 @@ def run_keeper(home: Home) -> int:
     async def keep() -> None:
         settings = load_settings(home=home.root)
         store = await Store.open(home.database)
+        reach("keeper.begun")
         engine = LocalEngine(home.wake, keeper_command(home))
         await Keeper(store=store, engine=engine, home=home, settings=settings).run()
         await store.close()

@@ -35,10 +35,11 @@ class Engine(Protocol):
     """Where jobs run. An engine touches processes and job directories, never the store."""
 
     async def submit(
-        self, launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int]
+        self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
     ) -> Sighting:
         """Start the job, at most once whatever else happens; give the first sighting of it.
 
+        GPUs and attempt are written down with the start, so that the index can be made anew.
         Raises OSError when the machine could not start it just now (no memory, no descriptors):
         then nothing runs and it may be tried again.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from jobs import clock
 from jobs.engines.base import Phase, Sighting
+from jobs.failpoints import reach
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
 from jobs.secrets import with_secrets
@@ -42,10 +44,11 @@ class LocalEngine:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     async def submit(
-        self, launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int]
+        self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
     ) -> Sighting:
         """Start the shim and wait till it has started the command, or has failed to."""
-        order = _order(launched, job_dir, gpu_ids, self._wake, self._keeper_command)
+        note = json.dumps({"attempt": attempt, "gpu_ids": gpu_ids})
+        order = _order(launched, job_dir, gpu_ids, note, self._wake, self._keeper_command)
         ready, child = _spawn_shim(job_dir, order)
         if child is not None:
             self._children[child.pid] = child
@@ -190,6 +193,7 @@ def _spawn_shim(job_dir: JobDir, order: bytes) -> tuple[int, subprocess.Popen[by
         lock = _take_lock(job_dir)
         if lock is None:
             return ready, None
+        reach("keeper.lock_taken")
         with tempfile.TemporaryFile() as stdin:
             stdin.write(order)
             stdin.seek(0)
@@ -210,6 +214,7 @@ def _spawn_shim(job_dir: JobDir, order: bytes) -> tuple[int, subprocess.Popen[by
                 cwd="/",
                 start_new_session=True,
             )
+        reach("keeper.shim_spawned")
     except BaseException:
         os.close(ready)
         raise
@@ -224,10 +229,11 @@ def _order(
     launched: LaunchManifest,
     job_dir: JobDir,
     gpu_ids: list[int],
+    note: str,
     wake: Path,
     keeper_command: Sequence[str],
 ) -> bytes:
-    """What the shim reads on its standard input; see its docstring."""
+    """What the shim reads on its standard input; `shim_job.Order` says how."""
     env = with_secrets(launched, job_dir)
     if gpu_ids:
         env.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, gpu_ids)))
@@ -238,6 +244,7 @@ def _order(
         launched.stop_signal,
         str(launched.grace_s),
         str(launched.time_limit_s),
+        f", {note[1:-1]}",
         str(len(keeper_command)),
         str(len(launched.command)),
         *keeper_command,

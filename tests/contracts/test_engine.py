@@ -52,6 +52,10 @@ def job(job_dir: JobDir, script: str, **more: object) -> LaunchManifest:
     )
 
 
+async def start(engine: Engine, launched: LaunchManifest, job_dir: JobDir) -> Sighting:
+    return await engine.submit(launched, job_dir, gpu_ids=[], attempt=1)
+
+
 async def end_of(engine: Engine, job_dir: JobDir) -> Sighting:
     async def ended() -> Sighting | None:
         sighting = await engine.poll(job_dir)
@@ -67,7 +71,7 @@ async def test_before_anything_it_has_never_started(engine: Engine, job_dir: Job
 
 
 async def test_submit_gives_proof_of_life(engine: Engine, job_dir: JobDir) -> None:
-    sighting = await engine.submit(job(job_dir, "sleep 60"), job_dir, [])
+    sighting = await start(engine, job(job_dir, "sleep 60"), job_dir)
     assert sighting.phase is Phase.RUNNING
     assert sighting.started is not None
     assert is_running(sighting.started.pid)
@@ -80,7 +84,7 @@ async def test_submit_gives_proof_of_life(engine: Engine, job_dir: JobDir) -> No
 async def test_exit_codes_and_signals_are_told_apart(
     engine: Engine, job_dir: JobDir, script: str, exit_code: int | None, signal: int | None
 ) -> None:
-    await engine.submit(job(job_dir, script), job_dir, [])
+    await start(engine, job(job_dir, script), job_dir)
     record = (await end_of(engine, job_dir)).exit
     assert record is not None
     assert (record.why, record.exit_code, record.signal) == ("exit", exit_code, signal)
@@ -89,9 +93,9 @@ async def test_exit_codes_and_signals_are_told_apart(
 async def test_a_second_submit_starts_nothing(engine: Engine, job_dir: JobDir, home: Path) -> None:
     witness = home / "witness"
     again = job(job_dir, f"echo ran >> {witness}; sleep 0.2")
-    await asyncio.gather(*(engine.submit(again, job_dir, []) for _ in range(4)))
+    await asyncio.gather(*(start(engine, again, job_dir) for _ in range(4)))
     await end_of(engine, job_dir)
-    await engine.submit(again, job_dir, [])
+    await start(engine, again, job_dir)
     await until(lambda: not all_of(home))
     assert witness.read_text(encoding="utf-8") == "ran\n"
 
@@ -99,7 +103,7 @@ async def test_a_second_submit_starts_nothing(engine: Engine, job_dir: JobDir, h
 async def test_stop_ends_everything_and_is_harmless_twice(
     engine: Engine, job_dir: JobDir, home: Path
 ) -> None:
-    await engine.submit(job(job_dir, "trap '' TERM; setsid sleep 60 & sleep 60"), job_dir, [])
+    await start(engine, job(job_dir, "trap '' TERM; setsid sleep 60 & sleep 60"), job_dir)
     for _ in range(3):
         await engine.stop(job_dir, grace_s=0.1)
     record = (await end_of(engine, job_dir)).exit
@@ -110,14 +114,14 @@ async def test_stop_ends_everything_and_is_harmless_twice(
 
 
 async def test_a_time_limit_is_the_engines_own(engine: Engine, job_dir: JobDir) -> None:
-    await engine.submit(job(job_dir, "sleep 60", time_limit_s=0.2), job_dir, [])
+    await start(engine, job(job_dir, "sleep 60", time_limit_s=0.2), job_dir)
     record = (await end_of(engine, job_dir)).exit
     assert record is not None
     assert record.why == "timeout"
 
 
 async def test_a_change_is_told_to_who_adopts(engine: Engine, job_dir: JobDir) -> None:
-    await engine.submit(job(job_dir, "sleep 0.3"), job_dir, [])
+    await start(engine, job(job_dir, "sleep 0.3"), job_dir)
     told = asyncio.Event()
     release = engine.adopt(job_dir, told.set)
     await asyncio.wait_for(told.wait(), 20)
@@ -129,7 +133,7 @@ async def test_another_engine_object_sees_the_same(
     engine: Engine, job_dir: JobDir, home: Path
 ) -> None:
     """An engine holds no fact of its own: a new one adopts what an old one started."""
-    await engine.submit(job(job_dir, "sleep 0.3; exit 5"), job_dir, [])
+    await start(engine, job(job_dir, "sleep 0.3; exit 5"), job_dir)
     other = LocalEngine(home / "wake", [sys.executable, "-c", "pass"])
     assert (await other.poll(job_dir)).phase is Phase.RUNNING
     record = (await end_of(other, job_dir)).exit
@@ -140,7 +144,7 @@ async def test_another_engine_object_sees_the_same(
 async def test_an_end_that_nobody_wrote_down_is_no_end_that_is_known(
     engine: Engine, job_dir: JobDir, home: Path
 ) -> None:
-    sighting = await engine.submit(job(job_dir, "sleep 60"), job_dir, [])
+    sighting = await start(engine, job(job_dir, "sleep 60"), job_dir)
     assert sighting.started is not None
     kill(*shim_pids(home))
     await until(lambda: not shim_pids(home))

@@ -1,0 +1,39 @@
+"""The wish that a job ends: written into its directory, then into the index, for the keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from jobs import clock
+from jobs.directory import give_birth
+from jobs.failpoints import reach
+from jobs.files import write_durable
+from jobs.model import CancelWish, Job
+from jobs.paths import Home
+from jobs.store import Store
+
+log = logging.getLogger(__name__)
+
+
+async def wish_cancel(
+    store: Store, home: Home, job: Job, *, reason: str | None, grace_s: float | None
+) -> None:
+    """Write the wish down; whoever wants it done soon wakes the keeper.
+
+    The first reason stands, and a later wish can only shorten the grace.
+    """
+    wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
+    if job.cancel_at is not None:
+        graces = [grace for grace in (job.cancel_grace_s, grace_s) if grace is not None]
+        wish = CancelWish(
+            at=job.cancel_at, reason=job.cancel_reason, grace_s=min(graces, default=None)
+        )
+    try:
+        path = give_birth(home, job).cancel
+        await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
+        reach("server.wish_written")
+    except OSError as error:  # a job is not to run on because its directory is unusable
+        log.warning("%s: the wish to cancel is only in the index: %s", job.id, error)
+    await store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
+    reach("server.wish_stored")
