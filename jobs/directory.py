@@ -13,12 +13,17 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from jobs import clock
 from jobs.errors import InputUnusableError
 from jobs.files import sync_directory, write_synced
 from jobs.model import InputFile, Job, LaunchManifest
 from jobs.paths import Home, JobDir
+
+Record = TypeVar("Record", bound=BaseModel)
 
 #: A larger file that is used where it lies is recorded without a digest: hashing takes 1 s a GB.
 HASH_IN_PLACE_BYTES = 256 << 20
@@ -36,7 +41,7 @@ def make_unborn(
     unborn = home.unborn(launched.project, launched.job_id)
     if home.job(launched.project, launched.job_id).root.exists():
         raise FileExistsError(launched.job_id)
-    home.jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.jobs.mkdir(mode=0o700, exist_ok=True)  # not the state directory: it may have gone
     unborn.root.parent.mkdir(mode=0o700, exist_ok=True)
     unborn.root.mkdir(mode=0o700)
     try:
@@ -81,7 +86,19 @@ def give_birth(home: Home, job: Job) -> JobDir:
 
 def read_launch_manifest(job_dir: JobDir) -> LaunchManifest:
     """Raises OSError or ValueError when there is none that can be read."""
-    return LaunchManifest.model_validate_json(job_dir.launch_manifest.read_bytes())
+    launched = LaunchManifest.model_validate_json(job_dir.launch_manifest.read_bytes())
+    if launched.cwd.endswith(f"/{launched.project}/{launched.job_id}/{job_dir.work.name}"):
+        # Its own folder, wherever the state directory is by now.
+        return launched.model_copy(update={"cwd": str(job_dir.work)})
+    return launched
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """A record in a job directory; none when it is not there or is not whole."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def describe_input(path: Path) -> InputFile:

@@ -7,6 +7,7 @@ The faces turn them into tool errors, exit codes and HTTP answers in `server/ref
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -109,6 +110,30 @@ class IllegalMoveError(JobError):
 class StateDirectoryError(JobError):
     code = "state_directory_unusable"
     next_step = "Run `outlast doctor`; it names what is wrong with the state directory."
+
+    @classmethod
+    def gone(cls, root: object) -> StateDirectoryError:
+        return cls(
+            f"The state directory {root} is gone.",
+            "Ask the user to bring it back (a disk that is not mounted?), or to restart this "
+            "server for an empty one.",
+        )
+
+
+class DiskFullError(StateDirectoryError):
+    code = "disk_full"
+    next_step = (
+        "Ask the user to free space, or to run `outlast prune`; running jobs are not touched."
+    )
+
+    @staticmethod
+    def is_cause(number: int | None) -> bool:
+        return number in (errno.ENOSPC, errno.EDQUOT)
+
+
+class IndexBusyError(StateDirectoryError):
+    code = "index_busy"
+    next_step = "Call again in a moment; nothing was changed."
 
 
 class KeeperUnreachableError(JobError):

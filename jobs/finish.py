@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from jobs import clock, outcome
 from jobs.artifacts import scan
 from jobs.directory import read_launch_manifest
@@ -65,14 +63,6 @@ def write_up(
         write_durable(job_dir.run_record, text.encode())
         reach("keeper.record_written")
     return record
-
-
-def read_run_record(path: Path) -> RunRecord | None:
-    """None when there is none that can be read."""
-    try:
-        return RunRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def _judge(

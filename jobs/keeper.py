@@ -16,12 +16,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from jobs import clock, keeping
-from jobs.directory import give_birth, read_launch_manifest
+from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
 from jobs.failpoints import reach
 from jobs.files import append_line
-from jobs.finish import conclude, read_run_record, write_up
+from jobs.finish import conclude, write_up
 from jobs.model import Job, Outcome, Progress, Resources, RunRecord
 from jobs.outcome import Verdict, cancelled_because
 from jobs.paths import Home, JobDir
@@ -117,7 +117,7 @@ class Keeper:
         try:
             return await self._pass()
         except StateDirectoryError as error:
-            if not self._home.database.exists():
+            if not self._home.root.is_dir():
                 raise
             log.error("%s", error)
             return True
@@ -210,7 +210,7 @@ class Keeper:
         holders = [job for job in active if job.id not in self._ended]
         while True:
             found = await self._store.next_fitting(self._free(holders))
-            if found is None:
+            if found is None or found.id in self._tasks:  # the latter in an index made anew
                 break
             job = found
             gpu_ids = self._free_gpus(holders)[: job.resources.gpus]
@@ -296,7 +296,7 @@ class Keeper:
         job_dir = self._home.job(job.project, job.id)
         reach("keeper.end_seen")
         async with self._finishers:
-            record = read_run_record(job_dir.run_record)
+            record = read_record(job_dir.run_record, RunRecord)
             if record is None:
                 events = await self._store.events(job.id)
                 limit = self._settings.hash_limit_mb << 20

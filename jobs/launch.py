@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from jobs.directory import describe_input, give_birth, make_unborn, remove_unbor
 from jobs.environment import check_size, find_executable, job_env, named_environment
 from jobs.errors import (
     DirectoryUnusableError,
+    DiskFullError,
     IdempotencyConflictError,
     InputUnusableError,
     InvalidArgumentError,
@@ -84,6 +86,10 @@ async def accept(
         except FileExistsError:
             continue  # someone drew the same random ID in this second
         except OSError as error:
+            if not home.root.is_dir():
+                raise StateDirectoryError.gone(home.root) from None
+            if DiskFullError.is_cause(error.errno):
+                raise DiskFullError(f"The disk that holds {home.root} is full.") from None
             raise StateDirectoryError(
                 f"The job directory cannot be made: {error.strerror}."
             ) from None
@@ -101,6 +107,10 @@ async def accept(
         reach("server.accepted")
         await asyncio.to_thread(give_birth, home, job)
         reach("server.named")
+        if not store.is_current():
+            # Made anew from the directories, perhaps a moment before ours was seen among them.
+            with contextlib.suppress(DuplicateJobIdError):
+                job = await store.insert(manifest)
         return job, False
     raise StateDirectoryError("No free job ID was found in ten attempts.")
 

@@ -99,6 +99,11 @@ class Home:
         return self.root / "jobs"
 
     @property
+    def index_lock(self) -> Path:
+        """Held (flock) by the process that is making the index."""
+        return self.root / "index.lock"
+
+    @property
     def keeper_lock(self) -> Path:
         """Held by the one keeper (flock); its content is the keeper's pid and version."""
         return self.root / "keeper.lock"

@@ -12,7 +12,7 @@ from typing import Any
 from jobs import artifacts, logs
 from jobs.artifacts import Content
 from jobs.cancel import wish_cancel
-from jobs.directory import give_birth, read_launch_manifest
+from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.errors import (
     InvalidArgumentError,
     InvalidCursorError,
@@ -22,7 +22,6 @@ from jobs.errors import (
     nearest,
 )
 from jobs.failpoints import reach
-from jobs.finish import read_run_record
 from jobs.keeping import WAKE, ensure_keeper, keeper_info, send
 from jobs.launch import accept, check_text
 from jobs.manifests import Manifests
@@ -34,6 +33,7 @@ from jobs.model import (
     Launched,
     LaunchManifest,
     LaunchRequest,
+    RunRecord,
 )
 from jobs.paths import JOB_ID, JobDir
 from jobs.progress import log_place
@@ -272,7 +272,7 @@ class Service:
     def _scan(self, job: Job) -> ArtifactScan:
         """From the run record when there is one: it is the list as it was at the end."""
         job_dir = self.directory(job)
-        record = read_run_record(job_dir.run_record) if job.is_final else None
+        record = read_record(job_dir.run_record, RunRecord) if job.is_final else None
         if record is not None:
             return record.artifacts
         launched, job_dir = self._launched(job)

@@ -64,15 +64,39 @@ def manifests(
             say(f"{count}: outlast manifests --check", "yellow")
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the index anew from the job directories.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Tell what works on this machine, what does not, and how to mend it.
 
     It launches a real job in a throw-away state directory. Exit code 1 if something does not work.
+    --rebuild can be used at any time: jobs and servers go on.
     """
     from server.doctor import all_checks
 
     with refusing(as_json=as_json):
+        if rebuild:
+            raise typer.Exit(_rebuild(as_json=as_json))
         raise typer.Exit(_tell_checks(asyncio.run(all_checks()), as_json=as_json))
+
+
+def _rebuild(*, as_json: bool) -> int:
+    """1 if a job directory could not be read."""
+    from jobs.settings import load_settings
+    from server.wiring import rebuild_index
+
+    with err().status("reading the job directories ..."):
+        rebuilt = rebuild_index(load_settings())
+    if as_json:
+        print_json({"jobs": rebuilt.jobs, "left_out": rebuilt.left_out})
+    else:
+        for reason in rebuilt.left_out:
+            say(f"left out: {shown(reason, 500)}", "yellow")
+        say(f"The index was made anew; it holds {rebuilt.jobs} jobs.", "green")
+    return int(bool(rebuilt.left_out))
 
 
 def _tell_checks(checks: list[Check], *, as_json: bool) -> int:

@@ -13,6 +13,8 @@ EXIT_CODES = {
     "file_not_found": 3,
     "unknown_manifest": 3,
     "state_directory_unusable": 74,
+    "disk_full": 74,
+    "index_busy": 75,
     "keeper_unreachable": 75,
     "settings_invalid": 78,
 }

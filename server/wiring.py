@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from jobs import rebuild
 from jobs.errors import JobError
 from jobs.failpoints import reach
 from jobs.manifests import Manifests
@@ -23,12 +24,20 @@ def keeper_command(home: Home) -> list[str]:
     return [sys.executable, str(Path(__file__).with_name("keeper_main.py")), str(home.root)]
 
 
+def rebuild_index(settings: Settings) -> rebuild.Rebuilt:
+    return rebuild.rebuild(settings.state)
+
+
+async def open_store(home: Home) -> Store:
+    return await Store.open(home.database, lambda: rebuild.entries(home))
+
+
 @asynccontextmanager
 async def open_service(settings: Settings | None = None) -> AsyncIterator[Service]:
     """The service over the state directory that the settings name."""
     settings = settings or load_settings()
     home = settings.state
-    store = await Store.open(home.database)
+    store = await open_store(home)
     try:
         yield Service(
             store=store,
@@ -51,7 +60,7 @@ def run_keeper(home: Home) -> int:
 
     async def keep() -> None:
         settings = load_settings(home=home.root)
-        store = await Store.open(home.database)
+        store = await open_store(home)
         reach("keeper.begun")
         engine = LocalEngine(home.wake, keeper_command(home))
         await Keeper(store=store, engine=engine, home=home, settings=settings).run()

@@ -15,19 +15,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
-from pydantic import BaseModel, ValidationError
 
 from jobs import clock
+from jobs.directory import read_record
 from jobs.engines.base import Phase, Sighting
 from jobs.failpoints import reach
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
 from jobs.secrets import with_secrets
-
-Record = TypeVar("Record", bound=BaseModel)
 
 SHIM = Path(__file__).with_name("shim.py")
 #: A shim that is alive but has not started its command by then is looked at again later.
@@ -131,8 +128,8 @@ def look(job_dir: JobDir) -> Sighting:
     """What the job directory and the kernel say. Takes about 0.1 ms."""
     with probe(job_dir) as alive:
         # Read after the probe: a shim writes its record before it lets go of the lock.
-        ended = _read(job_dir.exit, ExitRecord)
-        started = _read(job_dir.started, StartedRecord)
+        ended = read_record(job_dir.exit, ExitRecord)
+        started = read_record(job_dir.started, StartedRecord)
         if ended is not None:
             return Sighting(Phase.ENDED, started, ended)
         if alive:
@@ -266,14 +263,6 @@ async def _end_of_file(fd: int, seconds: float) -> None:
         pass
     finally:
         loop.remove_reader(fd)
-
-
-def _read(path: Path, kind: type[Record]) -> Record | None:
-    """A record of the shim; none when it is not there or is not whole."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 def _family(started: StartedRecord, job_dir: JobDir) -> Iterator[psutil.Process]:

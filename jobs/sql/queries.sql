@@ -8,7 +8,7 @@ INSERT INTO job (
 ) VALUES (
     :id, :project, :name, :manifest, :engine, :state, :cores, :memory_mb, :gpus,
     :idempotency_key, :request_sha256, :created_at, :created_at
-) ON CONFLICT (idempotency_key) DO NOTHING
+) ON CONFLICT (idempotency_key) DO NOTHING RETURNING *
 
 -- name: get_job
 SELECT * FROM job WHERE id = :id
@@ -17,7 +17,7 @@ SELECT * FROM job WHERE id = :id
 SELECT * FROM job WHERE idempotency_key = :key
 
 -- name: move_job
--- One guarded step: 0 rows changed means that someone moved it first.
+-- One guarded step: no row means that someone moved it first.
 UPDATE job SET
     state = :new,
     changed_at = :at,
@@ -28,7 +28,7 @@ UPDATE job SET
     signal = coalesce(:signal, signal),
     reason = coalesce(:reason, reason),
     wait_reason = NULL
-WHERE id = :id AND state = :old
+WHERE id = :id AND state = :old RETURNING seq
 
 -- name: claim_job
 -- The start of a queued job that nobody wishes to cancel.
@@ -39,7 +39,7 @@ UPDATE job SET
     attempt = attempt + 1,
     gpu_ids = :gpu_ids,
     wait_reason = NULL
-WHERE id = :id AND state = :old AND cancel_at IS NULL
+WHERE id = :id AND state = :old AND cancel_at IS NULL RETURNING seq
 
 -- name: wish_cancel
 -- Changes no state. The first wish stands; a later one can only shorten the grace.
@@ -120,3 +120,4 @@ WHERE job.id = :id ORDER BY event.seq LIMIT :limit
 
 -- name: delete_job
 DELETE FROM job WHERE id = :id AND state IN (SELECT value FROM json_each(:states))
+RETURNING seq

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import SettingsError, StateDirectoryError
+from jobs.errors import SettingsError
 from jobs.model import LaunchRequest
 from jobs.service import Service
 from jobs.settings import load_settings
@@ -47,16 +47,6 @@ async def test_an_older_keeper_makes_room_for_a_newer(service: Service, home: Pa
     assert keeper_pid(home) not in (None, old)
     await until(lambda: not is_running(old))
     assert (await ended(service, job.id)).outcome.exit_code == 4
-
-
-async def test_a_server_whose_index_was_deleted_tells_no_old_facts(
-    service: Service, home: Path
-) -> None:
-    job = await launch(service, "sleep", "60")
-    for path in home.glob("outlast.db*"):
-        path.unlink()
-    with pytest.raises(StateDirectoryError, match="deleted or replaced"):
-        await service.job(job.id)
 
 
 async def test_the_keeper_reads_the_configuration_that_the_server_reads(

@@ -101,22 +101,6 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         await Store.open(path)
 
 
-@pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\0" + bytes(50)])
-async def test_a_file_that_is_no_index_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "db"
-    path.write_bytes(content)
-    with pytest.raises(StateDirectoryError, match="not usable"):
-        await Store.open(path)
-
-
-async def test_a_deleted_index_is_noticed_before_a_write_is_lost(tmp_path: Path) -> None:
-    store = await Store.open(tmp_path / "db")
-    (tmp_path / "db").unlink()
-    with pytest.raises(StateDirectoryError, match="deleted or replaced"):
-        await store.insert(job(1))
-    await store.close()
-
-
 async def test_a_state_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateDirectoryError):

@@ -21,8 +21,17 @@ LAYERS = [
     ["jobs.engines.shim_system"],
     ["jobs.engines.shim_job"],
     ["jobs.engines", "jobs.engines.base", "jobs.engines.shim", "jobs.engines.local"],
+    ["jobs.index"],
     ["jobs.store"],
-    ["jobs.cancel", "jobs.finish", "jobs.launch", "jobs.outcome", "jobs.pruning", "jobs.recovery"],
+    [
+        "jobs.cancel",
+        "jobs.finish",
+        "jobs.launch",
+        "jobs.outcome",
+        "jobs.pruning",
+        "jobs.rebuild",
+        "jobs.recovery",
+    ],
     ["jobs.keeper", "jobs.service"],
 ]
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
@@ -65,7 +74,8 @@ def test_every_module_of_the_core_has_its_layer() -> None:
 
 def test_only_the_store_knows_the_database() -> None:
     users = {module_name(path) for path in FILES if {"aiosqlite", "sqlite3"} & imports(path)}
-    assert users <= {"jobs.store", "server.doctor"}
+    assert users <= {"jobs.index", "jobs.store", "server.doctor"}
+    assert "aiosqlite" not in imports(ROOT / "jobs/index.py")
     assert "aiosqlite" not in imports(ROOT / "server/doctor.py")
 
 
