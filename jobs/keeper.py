@@ -16,12 +16,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from jobs import clock, keeping
+from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
 from jobs.failpoints import reach
 from jobs.files import append_line
 from jobs.finish import conclude, read_run_record, write_up
+from jobs.log_limit import LogLimit
 from jobs.model import Job, Outcome, Progress, Resources, RunRecord
 from jobs.outcome import Verdict, cancelled_because
 from jobs.paths import Home, JobDir
@@ -55,6 +57,7 @@ class Keeper:
         self._ended: set[str] = set()
         self._watches: dict[str, Callable[[], None]] = {}
         self._readers: dict[str, ProgressReader] = {}
+        self._log_limit = LogLimit(settings.log_limit_mb, settings.log_limit_action)
         self._finishers = asyncio.Semaphore(FINISHERS)
         self._heartbeat_at = 0.0
 
@@ -124,6 +127,11 @@ class Keeper:
 
     async def _pass(self) -> bool:
         active = await self._store.in_states(HOLDS_SLOTS)
+        if self._log_limit.is_due():  # before anything that a disk full of logs would refuse
+            living = [job for job in active if job.id not in self._ended]
+            for job, why in await asyncio.to_thread(self._log_limit.enforce, self._home, living):
+                await wish_cancel(self._store, self._home, job, reason=why, grace_s=None)
+                self._changed.set()
         alive = []
         for job in active:
             if job.id in self._tasks:
@@ -303,6 +311,7 @@ class Keeper:
                 record = await asyncio.to_thread(
                     conclude, job, job_dir, sighting, events, hash_limit_bytes=limit
                 )
+        await asyncio.to_thread(self._log_limit.enforce_one, job_dir)  # its last words, too
         if record.started_at is not None:
             elapsed = record.ended_at - record.started_at
             reader = self._readers.get(job.id)
