@@ -122,7 +122,7 @@ def follow(root: Path, name: str, cursor: str, *, lines: int, ended: bool = Fals
     taken = first_lines_within(raw, reply_tokens(lines), lines)
     end = here.offset + len(taken)
     text = clean(taken)
-    if here.hole and end == stop and not taken.endswith(b"\n"):
+    if here.hole and end == stop and taken and not taken.endswith(b"\n"):
         text += "\n"  # the rest of this line is gone
     notes = list(breaks)
     left = size - end - (here.hole[1] - here.hole[0] if here.hole else 0)
