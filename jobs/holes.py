@@ -9,6 +9,7 @@ import os
 
 #: How many pieces of a file are told apart; what follows counts as one piece.
 MOST_PIECES = 1000
+_BLOCK = 4096
 
 
 def next_hole(fd: int, start: int, end: int) -> tuple[int, int] | None:
@@ -29,33 +30,37 @@ def next_hole(fd: int, start: int, end: int) -> tuple[int, int] | None:
 
 
 def read_data(fd: int, start: int, end: int) -> bytes:
-    """What stands from `start` to `end`. A hole takes no part in it, but ends a line."""
+    """What stands from `start` to `end`. A hole takes no part in it, but ends a line.
+
+    Nor do the zeros beside it, with which it fills up a block.
+    """
     raw = os.pread(fd, end - start, start)
     if b"\0" not in raw:  # so that a log without a hole costs nothing more
         return raw
-    pieces: list[bytes] = []
-
-    def add(piece: bytes) -> None:
-        if piece:
-            pieces.extend([b"\n", piece] if pieces and pieces[-1][-1:] != b"\n" else [piece])
-
+    cut = []
     position, end = start, start + len(raw)
     while position < end and (hole := next_hole(fd, position, end)):
-        add(raw[position - start : hole[0] - start])
+        cut.append(raw[position - start : hole[0] - start].strip(b"\0"))
         position = hole[1]
-    add(raw[position - start :])
-    return b"".join(pieces)
+    if not cut:
+        return raw
+    lines = [piece if piece.endswith(b"\n") else piece + b"\n" for piece in cut if piece]
+    return b"".join(lines) + raw[position - start :].lstrip(b"\0")
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
-    """Where the first `size` bytes of the file hold anything, as (begin, end) in order."""
+    """Where the first `size` bytes of the file hold anything, as (begin, end) in order.
+
+    The zeros with which a hole fills up a block do not count.
+    """
     extents: list[tuple[int, int]] = []
     position = 0
     if os.fstat(fd).st_blocks * 512 < size:  # else it has no hole that is worth the search
         while len(extents) < MOST_PIECES and (hole := next_hole(fd, position, size)):
             if hole[0] > position:
                 extents.append((position, hole[0]))
-            position = hole[1]
+            block = os.pread(fd, _BLOCK, hole[1])
+            position = hole[1] + len(block) - len(block.lstrip(b"\0"))
     if position < size:
         extents.append((position, size))
     return extents

@@ -106,7 +106,8 @@ def follow(root: Path, name: str, cursor: str, *, lines: int, ended: bool = Fals
         if here.hole and here.hole[0] == here.offset:
             breaks += _gap(here.hole[1] - here.offset)
             here = _Window(fd, here.hole[1])
-            here.drop(len(here.raw) - len(without_partial_character(here.raw)))
+            rest = without_partial_character(here.raw.lstrip(b"\0"))
+            here.drop(len(here.raw) - len(rest))
         for _ in range(BAR_BYTES // REPLY_BYTES):
             if not here.drop_overwritten(size):
                 break
@@ -143,11 +144,13 @@ class _Window:
         seen = os.pread(fd, before + REPLY_BYTES, offset - before)
         self._before, self.raw = seen[:before], seen[before:]
         self._unmarked = b"\0" in self._before and bool(next_hole(fd, offset - before, offset))
-        #: The first hole that begins within it.
+        #: The first hole that begins within it, with the zeros before that fill up a block.
         self.hole: tuple[int, int] | None = None
         if b"\0" in self.raw:
-            self.hole = next_hole(fd, offset, offset + len(self.raw))
-            self.raw = self.raw[: self.hole[0] - offset] if self.hole else self.raw
+            hole = next_hole(fd, offset, offset + len(self.raw))
+            if hole:
+                self.raw = self.raw[: hole[0] - offset].rstrip(b"\0")
+                self.hole = offset + len(self.raw), hole[1]
 
     def follows(self, mark: str) -> bool:
         """Whether what stood before is what it was: the same, or dropped since."""
