@@ -11,17 +11,19 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from jobs import clock, keeping
+from jobs import clock
+from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import StateDirectoryError
 from jobs.failpoints import reach
 from jobs.files import append_line
 from jobs.finish import conclude, write_up
+from jobs.inbox import Inbox
+from jobs.log_limit import LogLimit
 from jobs.model import Job, Outcome, Progress, Resources, RunRecord
 from jobs.outcome import Verdict, cancelled_because
 from jobs.paths import Home, JobDir
@@ -47,14 +49,14 @@ class Keeper:
         self._engine = engine
         self._home = home
         self._settings = settings
-        self._changed = asyncio.Event()
-        self._leave = False
+        self._inbox = Inbox(home)
         #: Jobs that a task of ours is starting or finishing at this moment.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         #: Jobs that have ended and only wait to be written up: their slots are free.
         self._ended: set[str] = set()
         self._watches: dict[str, Callable[[], None]] = {}
         self._readers: dict[str, ProgressReader] = {}
+        self._log_limit = LogLimit(settings.log_limit_mb, settings.log_limit_action)
         self._finishers = asyncio.Semaphore(FINISHERS)
         self._heartbeat_at = 0.0
 
@@ -65,52 +67,26 @@ class Keeper:
         Raises StateDirectoryError when the state directory is gone.
         """
         await sweep_abandoned(self._home, self._store)
-        inbox = self._open_inbox()
+        self._inbox.open()
         idle_since: float | None = None
         loop = asyncio.get_running_loop()
-        while not self._leave:
-            self._changed.clear()
+        while not self._inbox.leave:
+            self._inbox.forget_calls()
             busy = await self._pass_or_pause()
             idle_since = None if busy else idle_since or loop.time()
             if idle_since is not None and loop.time() - idle_since >= self._settings.keeper_idle_s:
                 # First stop listening, then look once more: what was stored before its sender
                 # found nobody listening is seen here; what comes later starts a new keeper.
-                self._close_inbox(inbox)
+                self._inbox.close()
                 if not await self._pass_or_pause():
                     break
-                inbox = self._open_inbox()
+                self._inbox.open()
                 idle_since = None
                 continue
-            await self._wait(TICK_S if busy else self._settings.keeper_idle_s)
-        if self._leave:
-            self._close_inbox(inbox)  # what is sent from now on shall find nobody
+            await self._inbox.wait(TICK_S if busy else self._settings.keeper_idle_s)
+        if self._inbox.leave:
+            self._inbox.close()  # what is sent from now on shall find nobody
         await self._store.checkpoint()
-
-    def _open_inbox(self) -> int:
-        if not self._home.wake.is_fifo():
-            self._home.wake.unlink(missing_ok=True)
-            os.mkfifo(self._home.wake, 0o600)
-        # Opened for both, so that it never reads as ended when a writer closes it.
-        fd = os.open(self._home.wake, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-        def receive() -> None:
-            orders = os.read(fd, 65536)
-            self._leave = self._leave or keeping.LEAVE in orders
-            self._changed.set()
-
-        asyncio.get_running_loop().add_reader(fd, receive)
-        return fd
-
-    def _close_inbox(self, fd: int) -> None:
-        asyncio.get_running_loop().remove_reader(fd)
-        os.close(fd)
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
 
     async def _pass_or_pause(self) -> bool:
         """One pass; whether there is anything left to keep. A full disk is waited out."""
@@ -124,6 +100,11 @@ class Keeper:
 
     async def _pass(self) -> bool:
         active = await self._store.in_states(HOLDS_SLOTS)
+        if self._log_limit.is_due():  # before anything that a disk full of logs would refuse
+            living = [job for job in active if job.id not in self._ended]
+            for job, why in await asyncio.to_thread(self._log_limit.enforce, self._home, living):
+                await wish_cancel(self._store, self._home, job, reason=why, grace_s=None)
+                self._inbox.call()
         alive = []
         for job in active:
             if job.id in self._tasks:
@@ -162,7 +143,7 @@ class Keeper:
     async def _tend_living(self, job: Job, job_dir: JobDir, sighting: Sighting) -> None:
         started_at = sighting.started.started_at if sighting.started else None
         if job.id not in self._watches:
-            self._watches[job.id] = self._engine.adopt(job_dir, self._changed.set)
+            self._watches[job.id] = self._engine.adopt(job_dir, self._inbox.call)
         if job.state is State.STARTING:
             await self._store.move(job, Event.ALIVE, started_at=started_at)
             reach("keeper.alive_stored")
@@ -303,6 +284,7 @@ class Keeper:
                 record = await asyncio.to_thread(
                     conclude, job, job_dir, sighting, events, hash_limit_bytes=limit
                 )
+        await asyncio.to_thread(self._log_limit.enforce_one, job_dir)  # its last words, too
         if record.started_at is not None:
             elapsed = record.ended_at - record.started_at
             reader = self._readers.get(job.id)
@@ -323,7 +305,7 @@ class Keeper:
                 await asyncio.sleep(1)
             finally:
                 del self._tasks[job_id]
-                self._changed.set()
+                self._inbox.call()
 
         self._tasks[job_id] = asyncio.get_running_loop().create_task(run())
 

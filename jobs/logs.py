@@ -2,7 +2,8 @@
 
 A cursor is `DEVICE-INODE:OFFSET:MARK` in hexadecimal, decimal and hexadecimal: MARK is the crc32
 of up to 64 bytes before OFFSET, so that a file that was truncated, replaced or rewritten is told
-from one that has grown.
+from one that has grown. The middle of a log may have been dropped (`jobs/log_limit.py`): such a
+hole is passed over and told, also when it has taken what a mark was made of.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from jobs.errors import InvalidArgumentError, InvalidCursorError
 from jobs.files import open_inside
+from jobs.holes import data_extents, next_hole, read_data
 from jobs.text import (
     clean,
     first_lines_within,
@@ -26,6 +28,7 @@ from jobs.text import (
     without_cut_character,
     without_partial_character,
 )
+from jobs.text import size as amount
 
 #: The most that is read of a log for one reply.
 REPLY_BYTES = 32 * 1024
@@ -35,6 +38,11 @@ GREP_SECONDS = 3.0
 PATTERN_LIMIT = 1000
 #: The longest part of one line that is shown or searched.
 LINE_BYTES = 2000
+#: How much of one line, a progress bar's, `follow` passes over to reach its newest state.
+BAR_BYTES = 16 << 20
+MARK_BYTES = 64
+#: The cursor of a log that is not there yet.
+BEGINNING = "0-0:0:0"
 _BLOCK = 64 * 1024
 _CURSOR = re.compile(r"([0-9a-f]{1,16}-[0-9a-f]{1,16}):(\d{1,19}):([0-9a-f]{1,8})")
 
@@ -44,9 +52,13 @@ class Excerpt:
     """A part of a log. `text` holds whole lines but for the last, which may still grow."""
 
     text: str
-    next_cursor: str | None  #: none when there is no log yet
+    next_cursor: str
     size: int  #: of the log, in bytes
     notes: list[str] = field(default_factory=list)  #: what a reader has to know to read it right
+    breaks: list[str] = field(default_factory=list)  #: those that say: it does not simply go on
+
+
+NOTHING_YET = Excerpt("", BEGINNING, 0, ["nothing has been written yet"])
 
 
 def tail(root: Path, name: str, *, lines: int) -> Excerpt:
@@ -54,7 +66,11 @@ def tail(root: Path, name: str, *, lines: int) -> Excerpt:
     with open_inside(root, name) as fd:
         size = os.fstat(fd).st_size
         start = max(0, size - REPLY_BYTES)
-        raw = os.pread(fd, size - start, start)
+        raw = read_data(fd, start, size)
+        whole = without_cut_character(raw)  # its rest is still to come: for a follower to tell
+        next_cursor = _cursor(fd, size - len(raw) + len(whole))
+        gaps = _gap(size - sum(end - begin for begin, end in data_extents(fd, size)))
+    raw = whole
     notes = ["holds bytes that are no text"] if b"\0" in raw else []
     position = len(raw)
     for _ in range(lines + raw.endswith(b"\n")):
@@ -69,8 +85,7 @@ def tail(root: Path, name: str, *, lines: int) -> Excerpt:
     kept = last_lines_within(text, reply_tokens(lines))
     if len(kept) < len(text) or (position < 0 and start > 0):
         notes.append("earlier lines are left out; ask for more lines, or use grep")
-    with open_inside(root, name) as fd:
-        return Excerpt(kept, _cursor(fd, size), size, notes)
+    return Excerpt(kept, next_cursor, size, notes + gaps, gaps)
 
 
 def follow(root: Path, name: str, cursor: str, *, lines: int, ended: bool = False) -> Excerpt:
@@ -79,24 +94,84 @@ def follow(root: Path, name: str, cursor: str, *, lines: int, ended: bool = Fals
     Raises InvalidCursorError for a text that is no cursor.
     """
     generation, offset, mark = _parse_cursor(cursor)
+    breaks = []
     with open_inside(root, name) as fd:
         size = os.fstat(fd).st_size
-        notes = []
-        if _generation(fd) != generation or offset > size or _mark(fd, offset) != mark:
-            notes.append("the log was replaced or rewritten since; this is its new beginning")
-            offset = 0
-        raw = os.pread(fd, REPLY_BYTES, offset)
-        at_end = offset + len(raw) >= size
-        whole = raw.rfind(b"\n") + 1
-        if at_end and not ended:
-            raw = raw[:whole]  # the rest of the last line is still to come
-        elif not at_end:
-            raw = raw[:whole] or without_cut_character(raw)
-        raw = first_lines_within(raw, reply_tokens(lines), lines)
-        end = offset + len(raw)
-        if end < size and not (at_end and end == offset + whole):
-            notes.append(f"{size - end} bytes follow; call again with next_cursor")
-        return Excerpt(clean(raw), _cursor(fd, end), size, notes)
+        same = generation == _generation(fd) and offset <= size
+        here = _Window(fd, offset if same else 0)
+        if not (same and here.follows(mark)):
+            if cursor != BEGINNING:
+                breaks.append("the log was replaced or rewritten since; this is its new beginning")
+            here = _Window(fd, 0)
+        if here.hole and here.hole[0] == here.offset:
+            breaks += _gap(here.hole[1] - here.offset)
+            here = _Window(fd, here.hole[1])
+            rest = without_partial_character(here.raw.lstrip(b"\0"))
+            here.drop(len(here.raw) - len(rest))
+        for _ in range(BAR_BYTES // REPLY_BYTES):
+            if not here.drop_overwritten(size):
+                break
+            here = _Window(fd, here.offset)
+        generation = _generation(fd)
+    size = max(size, here.offset + len(here.raw))  # it may have grown since
+    raw, stop = here.raw, here.hole[0] if here.hole else size
+    whole = raw.rfind(b"\n") + 1
+    if here.offset + len(raw) < stop:
+        raw = raw[:whole] or without_cut_character(raw)
+    elif not (ended or here.hole):
+        raw = raw[:whole]  # the rest of the last line is still to come
+    taken = first_lines_within(raw, reply_tokens(lines), lines)
+    end = here.offset + len(taken)
+    text = clean(taken)
+    if here.hole and end == stop and taken and not taken.endswith(b"\n"):
+        text += "\n"  # the rest of this line is gone
+    notes = list(breaks)
+    left = size - end - (here.hole[1] - here.hole[0] if here.hole else 0)
+    if left and (len(taken) < len(raw) or here.offset + len(here.raw) < size):
+        notes.append(f"{left} bytes follow; call again with next_cursor")
+    elif left:
+        notes.append(f"the last line ({left} bytes) has not ended; without cursor it is shown")
+    next_cursor = f"{generation}:{end}:{here.mark(len(taken))}"
+    return Excerpt(text, next_cursor, size, notes, breaks)
+
+
+class _Window:
+    """What stands behind an offset, up to a hole, and what stood before it: from a single read."""
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self.offset = offset
+        before = min(MARK_BYTES, offset)
+        seen = os.pread(fd, before + REPLY_BYTES, offset - before)
+        self._before, self.raw = seen[:before], seen[before:]
+        self._unmarked = b"\0" in self._before and bool(next_hole(fd, offset - before, offset))
+        #: The first hole that begins within it, with the zeros before that fill up a block.
+        self.hole: tuple[int, int] | None = None
+        if b"\0" in self.raw:
+            hole = next_hole(fd, offset, offset + len(self.raw))
+            if hole:
+                self.raw = self.raw[: hole[0] - offset].rstrip(b"\0")
+                self.hole = offset + len(self.raw), hole[1]
+
+    def follows(self, mark: str) -> bool:
+        """Whether what stood before is what it was: the same, or dropped since."""
+        return self.mark(0) == mark or self._unmarked
+
+    def mark(self, length: int) -> str:
+        """The mark of a cursor `length` bytes on."""
+        return _mark((self._before + self.raw[:length])[-MARK_BYTES:])
+
+    def drop(self, length: int) -> None:
+        self.offset += length
+        self._before = (self._before + self.raw[:length])[-MARK_BYTES:]
+        self.raw = self.raw[length:]
+
+    def drop_overwritten(self, size: int) -> bool:
+        """Of a progress bar that is longer than a window, leave but the last state."""
+        if self.hole or b"\n" in self.raw or self.offset + len(self.raw) >= size:
+            return False
+        overwritten = self.raw.rstrip(b"\r").rfind(b"\r") + 1
+        self.drop(overwritten)
+        return overwritten > 0
 
 
 def grep(root: Path, name: str, pattern: str, *, lines: int) -> Excerpt:
@@ -115,12 +190,15 @@ def grep(root: Path, name: str, pattern: str, *, lines: int) -> Excerpt:
         raise InvalidArgumentError(f"grep is not a valid regular expression: {error}.") from None
     with open_inside(root, name) as fd:
         size = os.fstat(fd).st_size
-        limit = max(0, size - GREP_BYTES)
+        extents = data_extents(fd, size)
+        gaps = _gap(size - sum(end - begin for begin, end in extents))
+        searched = _newest(extents, GREP_BYTES)
+        limit = searched[0][0] if searched else 0
         found: list[str] = []
         budget: float = reply_tokens(lines)
         give_up_at = time.monotonic() + GREP_SECONDS
         try:
-            for offset, line in _lines_backwards(fd, size, limit):
+            for offset, line in _lines_backwards(fd, searched):
                 left = give_up_at - time.monotonic()
                 if left <= 0:
                     limit = offset
@@ -137,16 +215,16 @@ def grep(root: Path, name: str, pattern: str, *, lines: int) -> Excerpt:
                 "grep took too long on one line; use a simpler expression."
             ) from None
         notes = ["each line begins with its byte offset"] if found else ["no line matches"]
-        if limit:
+        if extents and limit > extents[0][0]:
             notes.append(f"searched only the last {size - limit} bytes")
-        return Excerpt("\n".join(reversed(found)), _cursor(fd, size), size, notes)
+        return Excerpt("\n".join(reversed(found)), _cursor(fd, size), size, notes + gaps, gaps)
 
 
 def last_line(root: Path, name: str) -> str:
     """The last line that is not empty, cleaned; empty when there is none."""
     with open_inside(root, name) as fd:
         size = os.fstat(fd).st_size
-        raw = os.pread(fd, LINE_BYTES, max(0, size - LINE_BYTES))
+        raw = read_data(fd, max(0, size - LINE_BYTES), size)
     lines = [line for line in clean(raw).split("\n") if line.strip()]
     return lines[-1] if lines else ""
 
@@ -156,23 +234,44 @@ def reply_tokens(lines: int) -> int:
     return min(6500, max(1200, 24 * lines))
 
 
-def _lines_backwards(fd: int, end: int, limit: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, line) from the last line to the one at `limit`; of a long line its beginning."""
-    rest = b""
-    while end > limit:
-        start = max(limit, end - _BLOCK)
-        block = os.pread(fd, end - start, start) + rest
-        first, *others = block.split(b"\n")
-        offset = start + len(block)
-        for line in reversed(others):
-            offset -= len(line)
-            if line:
-                yield offset, line[:LINE_BYTES]
-            offset -= 1
-        rest = first if len(first) < _BLOCK else first[:LINE_BYTES]
-        end = start
-    if rest:
-        yield limit, rest[:LINE_BYTES]
+def _newest(extents: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """The last parts of a file that hold `most` bytes in all."""
+    chosen: list[tuple[int, int]] = []
+    for begin, end in reversed(extents):
+        if most <= 0:
+            break
+        chosen.insert(0, (max(begin, end - most), end))
+        most -= end - begin
+    return chosen
+
+
+def _lines_backwards(fd: int, extents: list[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) from the last line to the first; of a long line its beginning."""
+    for begin, end in reversed(extents):
+        rest = b""
+        while end > begin:
+            start = max(begin, end - _BLOCK)
+            block = os.pread(fd, end - start, start) + rest
+            first, *others = block.split(b"\n")
+            offset = start + len(block)
+            for line in reversed(others):
+                offset -= len(line)
+                if line.strip(b"\0"):  # else it is empty, or was dropped this very moment
+                    yield offset, line[:LINE_BYTES]
+                offset -= 1
+            rest = first if len(first) < _BLOCK else first[:LINE_BYTES]
+            end = start
+        if rest.strip(b"\0"):
+            yield begin, rest[:LINE_BYTES]
+
+
+def _gap(dropped: int) -> list[str]:
+    if not dropped:
+        return []
+    return [
+        f"{amount(dropped)} of the middle are gone: dropped to keep the log within its limit, "
+        "or never written"
+    ]
 
 
 def _parse_cursor(cursor: str) -> tuple[str, int, str]:
@@ -183,7 +282,8 @@ def _parse_cursor(cursor: str) -> tuple[str, int, str]:
 
 
 def _cursor(fd: int, offset: int) -> str:
-    return f"{_generation(fd)}:{offset}:{_mark(fd, offset)}"
+    length = min(MARK_BYTES, offset)
+    return f"{_generation(fd)}:{offset}:{_mark(os.pread(fd, length, offset - length))}"
 
 
 def _generation(fd: int) -> str:
@@ -191,6 +291,5 @@ def _generation(fd: int) -> str:
     return f"{stat.st_dev:x}-{stat.st_ino:x}"
 
 
-def _mark(fd: int, offset: int) -> str:
-    length = min(64, offset)
-    return f"{zlib.crc32(os.pread(fd, length, offset - length)):x}"
+def _mark(before: bytes) -> str:
+    return f"{zlib.crc32(before):x}" if before else "0"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jobs.engines.base import Sighting
 from jobs.errors import JobError
 from jobs.files import open_inside
+from jobs.holes import read_data
 from jobs.model import ArtifactScan, LaunchManifest, Outcome
 from jobs.paths import JobDir
 from jobs.progress import log_place
@@ -139,8 +140,8 @@ def _ends(launched: LaunchManifest, job_dir: JobDir, source: str, size: int = SE
     try:
         with open_inside(root, name) as fd:
             length = os.fstat(fd).st_size
-            head = os.pread(fd, size, 0) if size == SEARCH_BYTES and length > size else b""
-            tail = os.pread(fd, size, max(0, length - size))
+            head = read_data(fd, 0, size) if size == SEARCH_BYTES and length > size else b""
+            tail = read_data(fd, max(0, length - size), length)
     except (JobError, OSError):
         return ""
     return clean(head + b"\n" + tail)

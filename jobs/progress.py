@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.errors import JobError
 from jobs.files import open_inside
+from jobs.holes import read_data
 from jobs.model import LaunchManifest, Progress, ProgressRule
 from jobs.paths import JobDir
 from jobs.text import clean, shown
@@ -45,7 +46,7 @@ class ProgressReader:
                 size = os.fstat(fd).st_size
                 if size == self._size:
                     return None
-                raw = os.pread(fd, WINDOW_BYTES, max(0, size - WINDOW_BYTES))
+                raw = read_data(fd, max(0, size - WINDOW_BYTES), size)
         except JobError:
             return None
         self._size = size

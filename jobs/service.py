@@ -203,7 +203,7 @@ class Service:
         launched, job_dir = self._launched(job)
         root, name = log_place(launched, job_dir, stream)
         if root == job_dir.root and not (root / name).exists():
-            return job, logs.Excerpt("", None, 0, ["nothing has been written yet"])
+            return job, logs.NOTHING_YET
         if cursor is not None:
             excerpt = await asyncio.to_thread(
                 logs.follow, root, name, cursor, lines=lines, ended=job.is_final

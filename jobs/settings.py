@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import platformdirs
 import psutil
@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     keeper_idle_s: float = Field(30, ge=0)  #: the keeper leaves when it has had no work so long
     copy_limit_mb: int = Field(1024, ge=0)  #: inputs of one launch that are copied
     hash_limit_mb: int = Field(1024, ge=0)  #: files of a job that are hashed at its end, in all
+    log_limit_mb: int = Field(1024, ge=0)  #: space of stdout, and of stderr; 0: no limit
+    log_limit_action: Literal["trim", "end"] = "trim"  #: keep head and tail, or end the job
     prune_after_days: float = Field(90, ge=0)  #: what `outlast prune` proposes
     prune_over_gb: float | None = Field(None, ge=0)  #: and the size to which it prunes
 

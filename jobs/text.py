@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 _ESCAPES = re.compile(
     rb"\x1b(?:\[[0-?]*[ -/]*[@-~]"  # colours, cursor movements
@@ -38,6 +39,7 @@ def shown(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+_LINE = re.compile(rb"[^\n]*\n|[^\n]+")  # a carriage return ends none: a bar is one line
 _PIECE = re.compile(r"\S{24,}|\d{1,3}|[A-Za-z]{1,4}|\s+|.", re.DOTALL)
 
 
@@ -75,7 +77,8 @@ def first_lines_within(raw: bytes, budget: float, lines: int) -> bytes:
     At least a character, if there is any.
     """
     taken: list[bytes] = []
-    for line in raw.splitlines(keepends=True)[:lines]:
+    for match in islice(_LINE.finditer(raw), lines):
+        line = match[0]
         cost = token_estimate(clean(line))
         if cost > budget:
             if not taken:
@@ -101,6 +104,15 @@ def last_lines_within(text: str, budget: float) -> str:
     if first > 0 and not any(lines[first:]):
         return "\n".join([prefix_within(lines[first - 1][::-1], budget)[::-1], *lines[first:]])
     return "\n".join(lines[first:])
+
+
+def size(count: float) -> str:
+    """`812 B`, `1.2 kB`, `3.4 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def shown_name(name: str) -> str:

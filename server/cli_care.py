@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import InvalidArgumentError
-from jobs.text import shown
+from jobs.text import shown, size
 from server.terminal import Json, answer, err, print_json, refusing, say, seconds, show
 
 if TYPE_CHECKING:
@@ -154,7 +154,6 @@ def prune(
 
     async def verb(service: Service) -> int:
         from server import cli_views
-        from server.replies import size
 
         keep_bytes = None if limit_gb is None else int(limit_gb * 1e9)
         items = await service.pruner.choose(older_than_s=older_than_s, keep_bytes=keep_bytes)

@@ -18,8 +18,8 @@ from rich.text import Text
 from jobs import clock
 from jobs.model import Artifact, ArtifactPage, Job
 from jobs.states import State
-from jobs.text import shown
-from server.replies import duration, headline, size
+from jobs.text import shown, size
+from server.replies import duration, headline
 
 if TYPE_CHECKING:
     from jobs.manifests import Manifest

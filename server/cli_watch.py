@@ -26,8 +26,6 @@ from server.replies import duration
 if TYPE_CHECKING:
     from jobs.service import Service
 
-#: A cursor that no file has: `tail` begins at the log's beginning.
-FROM_THE_BEGINNING = "0-0:0:0"
 LOOK_EVERY_S = 0.5  #: between looks at a job's progress
 POLL_LOG_S = 0.2  #: between looks at a log that has not grown
 #: Where there is no terminal: a line for so much progress, or after so long.
@@ -157,10 +155,12 @@ async def follow(
         note(text)
     write(excerpt.text)
     while True:
-        before = excerpt.next_cursor or FROM_THE_BEGINNING
+        before = excerpt.next_cursor
         job, excerpt = await service.tail(job_id, stream=stream, lines=1000, cursor=before)
+        for text in excerpt.breaks:
+            note(text)
         write(excerpt.text)
-        if excerpt.text or excerpt.next_cursor not in (before, None):
+        if excerpt.text or excerpt.next_cursor != before:
             continue
         if job.is_final:
             return job

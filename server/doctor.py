@@ -27,7 +27,8 @@ from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
 from jobs.settings import Settings, config_path, load_settings
 from jobs.states import State
-from server.replies import headline, size
+from jobs.text import size
+from server.replies import headline
 from server.wiring import open_service
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from jobs import clock
 from jobs.model import DEFAULT_PROJECT, ArtifactPage, Job, JobPage
 from jobs.states import State
-from jobs.text import shown, token_estimate
+from jobs.text import shown, size, token_estimate
 from server.reply_models import (
     ArtifactsReply,
     ContentReply,
@@ -169,7 +169,7 @@ def log_text(job: Job, stream: str, excerpt: Excerpt) -> Reply:
     lines = [f"{stream} of {job.id} ({job.state}), {excerpt.size} bytes{notes}"]
     if excerpt.text:
         lines.append(fenced(excerpt.text))
-    if not job.is_final and excerpt.next_cursor:
+    if not job.is_final:
         lines.append(f"Next: tail_log with cursor={excerpt.next_cursor!r} gives what comes after.")
     data = TailReply(
         job_id=job.id,
@@ -310,15 +310,6 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes:02d} min"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h"
-
-
-def size(count: float) -> str:
-    """`812 B`, `1.2 kB`, `3.4 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _details(job: Job, last: str) -> list[str]:

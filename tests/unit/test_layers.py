@@ -14,10 +14,10 @@ SHIM = sorted(ROOT.glob("jobs/engines/shim*.py"))
 #: Lowest first. A module may import from its own line or a lower one.
 LAYERS = [
     ["jobs", "jobs.errors", "jobs.failpoints", "jobs.text", "jobs.clock", "jobs.paths"],
-    ["jobs.states", "jobs.files"],
+    ["jobs.states", "jobs.files", "jobs.holes"],
     ["jobs.model"],
     ["jobs.settings", "jobs.secrets", "jobs.manifests", "jobs.logs", "jobs.progress"],
-    ["jobs.artifacts", "jobs.directory", "jobs.environment", "jobs.keeping"],
+    ["jobs.artifacts", "jobs.directory", "jobs.environment", "jobs.keeping", "jobs.log_limit"],
     ["jobs.engines.shim_system"],
     ["jobs.engines.shim_job"],
     ["jobs.engines", "jobs.engines.base", "jobs.engines.shim", "jobs.engines.local"],
@@ -32,7 +32,7 @@ LAYERS = [
         "jobs.rebuild",
         "jobs.recovery",
     ],
-    ["jobs.keeper", "jobs.service"],
+    ["jobs.inbox", "jobs.keeper", "jobs.service"],
 ]
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
 
