@@ -7,8 +7,10 @@ import logging
 
 from jobs import clock
 from jobs.directory import give_birth
+from jobs.errors import DiskFullError
 from jobs.failpoints import reach
 from jobs.files import write_durable
+from jobs.keeping import CANCEL, send
 from jobs.model import CancelWish, Job
 from jobs.paths import Home
 from jobs.store import Store
@@ -21,7 +23,8 @@ async def wish_cancel(
 ) -> None:
     """Write the wish down; whoever wants it done soon wakes the keeper.
 
-    The first reason stands, and a later wish can only shorten the grace.
+    The first reason stands, and a later wish can only shorten the grace. Raises DiskFullError when
+    it cannot be written down; it is carried out nevertheless if there is a keeper.
     """
     wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
     if job.cancel_at is not None:
@@ -35,5 +38,13 @@ async def wish_cancel(
         reach("server.wish_written")
     except OSError as error:  # a job is not to run on because its directory is unusable
         log.warning("%s: the wish to cancel is only in the index: %s", job.id, error)
-    await store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
+    try:
+        await store.wish_cancel(job.id, wish.at, wish.reason, wish.grace_s)
+    except DiskFullError as error:  # the job may be what fills it
+        if send(home, CANCEL + job.id.encode()):
+            raise DiskFullError(
+                f"{error.cause} {job.id} was told to end, but nothing could be written down.",
+                "Ask the user to free space, then call job_status for the end of the job.",
+            ) from None
+        raise
     reach("server.wish_stored")

@@ -49,8 +49,9 @@ POINTS = {
     "keeper.final_stored": "the job is stored as final",
     # prune, and making the index anew
     "server.job_set_aside": "the job directory has a name that is no job's",
+    "server.job_emptied": "what the job directory held is gone",
     "server.row_deleted": "the index has forgotten the job",
-    "server.job_removed": "the job directory is gone",
+    "server.job_removed": "nothing is left of the job directory",
     "server.index_filled": "a new index is whole, under a temporary name",
     "server.index_published": "the new index has its name",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from jobs.keeping import LEAVE
+from jobs.keeping import CANCEL, LEAVE
 from jobs.paths import Home
 
 
@@ -17,6 +17,7 @@ class Inbox:
         self._fd = -1
         self._called = asyncio.Event()
         self.leave = False  #: whether the keeper was asked to leave
+        self.to_cancel: set[str] = set()  #: jobs whose cancel could not be written down
 
     def open(self) -> None:
         if not self._wake.is_fifo():
@@ -31,7 +32,10 @@ class Inbox:
         os.close(self._fd)
 
     def _receive(self) -> None:
-        self.leave = self.leave or LEAVE in os.read(self._fd, 65536)
+        for order in os.read(self._fd, 65536).split(b"\n"):
+            if order.startswith(CANCEL):
+                self.to_cancel.add(order[len(CANCEL) :].decode("ascii", "replace"))
+            self.leave = self.leave or order == LEAVE
         self._called.set()
 
     def call(self) -> None:

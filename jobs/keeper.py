@@ -18,7 +18,7 @@ from jobs import clock
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.engines.base import Engine, Phase, Sighting
-from jobs.errors import StateDirectoryError
+from jobs.errors import DiskFullError, StateDirectoryError
 from jobs.failpoints import reach
 from jobs.files import append_line
 from jobs.finish import conclude, write_up
@@ -148,10 +148,11 @@ class Keeper:
             await self._store.move(job, Event.ALIVE, started_at=started_at)
             reach("keeper.alive_stored")
             job = job.model_copy(update={"state": State.RUNNING, "started_at": started_at})
-        if job.cancel_at is not None:
+        if job.cancel_at is not None or job.id in self._inbox.to_cancel:
             if job.state is not State.CANCELLING:
-                await self._store.move(job, Event.CANCEL)
-                reach("keeper.cancelling_stored")
+                with contextlib.suppress(DiskFullError):  # the job may be what fills the disk
+                    await self._store.move(job, Event.CANCEL)
+                    reach("keeper.cancelling_stored")
             stop = self._engine.stop(job_dir, grace_s=job.cancel_grace_s)
             if sighting.phase is Phase.ORPHANED:
                 self._run_task(job.id, stop)  # takes the grace period, as no shim waits it out
@@ -315,3 +316,4 @@ class Keeper:
         for job_id in self._readers.keys() - job_ids:
             del self._readers[job_id]
         self._ended &= job_ids
+        self._inbox.to_cancel &= job_ids

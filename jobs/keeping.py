@@ -16,7 +16,8 @@ from jobs import __version__
 from jobs.errors import KeeperUnreachableError, StateDirectoryError
 from jobs.paths import Home
 
-WAKE, LEAVE = b"w", b"q"  #: orders on the wake FIFO
+#: Orders on the wake FIFO, each a line; a job ID follows CANCEL.
+WAKE, LEAVE, CANCEL = b"w", b"q", b"c"
 START_LIMIT_S = 15.0
 LOG_LIMIT_BYTES = 1 << 20
 
@@ -70,7 +71,7 @@ def send(home: Home, order: bytes) -> bool:
             return False
         raise StateDirectoryError(f"{home.wake}: {os.strerror(error.errno or 0)}.") from None
     try:
-        os.write(fd, order)
+        os.write(fd, order + b"\n")
     except BlockingIOError:
         pass  # the FIFO is full of orders: it will wake
     except BrokenPipeError:

@@ -19,6 +19,7 @@ from typing import Any
 
 from jobs import __version__, clock
 from jobs.directory import describe_input, give_birth, make_unborn, remove_unborn
+from jobs.disk import check_room
 from jobs.environment import check_size, find_executable, job_env, named_environment
 from jobs.errors import (
     DirectoryUnusableError,
@@ -135,6 +136,7 @@ def resolve(
     Raises a JobError that says what is wrong and what to do.
     """
     check_text("the request", request.model_dump())
+    check_room(settings)
     if (request.manifest is None) == (request.command is None):
         raise InvalidArgumentError("Exactly one of manifest and command must be given.")
     kind = manifests.get(request.manifest) if request.manifest is not None else None

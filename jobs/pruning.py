@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs import clock
 from jobs.artifacts import Walk
 from jobs.failpoints import reach
 from jobs.model import Job
 from jobs.paths import Home
+from jobs.states import FINAL, State
 from jobs.store import Store
 
 
@@ -26,13 +29,23 @@ class Pruner:
         self._store = store
         self._home = home
 
-    async def choose(self, *, older_than_s: float, keep_bytes: int | None) -> list[Prunable]:
-        """Ended jobs that are older, and the oldest beyond `keep_bytes` in all. Removes nothing."""
+    async def choose(
+        self,
+        *,
+        older_than_s: float,
+        keep_bytes: int | None,
+        states: Collection[State] = FINAL,
+    ) -> list[Prunable]:
+        """Ended jobs that are older, and the oldest beyond `keep_bytes` in all. Removes nothing.
+
+        Only jobs in one of `states` are counted and chosen.
+        """
         now = clock.now()
         ended: list[Prunable] = []
         after = 0
         while page := await self._store.ended_before(now, after_seq=after):
-            ended += [Prunable(job, await asyncio.to_thread(self._size, job)) for job in page]
+            page_of = [job for job in page if job.state in states]
+            ended += [Prunable(job, await asyncio.to_thread(self._size, job)) for job in page_of]
             after = page[-1].seq
         excess = 0
         if keep_bytes is not None:
@@ -45,9 +58,10 @@ class Pruner:
         return chosen
 
     async def remove(self, job: Job) -> bool:
-        """Remove an ended job: set its directory aside, forget it, delete what was set aside.
+        """Remove an ended job: set its directory aside, empty it, forget the job.
 
-        Killed in between, it can be pruned again, or the keeper carries on (`sweep_abandoned`).
+        Emptied first, because the index cannot be written on a full disk. Killed in between, the
+        directory that was set aside tells the next keeper to carry on (`sweep_abandoned`).
         """
         if not job.is_final:
             return False
@@ -55,6 +69,8 @@ class Pruner:
         with contextlib.suppress(FileNotFoundError):
             self._home.job(job.project, job.id).root.rename(gone)
         reach("server.job_set_aside")
+        await asyncio.to_thread(_empty, gone)
+        reach("server.job_emptied")
         removed = await self._store.delete(job.id)
         reach("server.row_deleted")
         await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
@@ -64,3 +80,12 @@ class Pruner:
     def _size(self, job: Job) -> int:
         root = self._home.job(job.project, job.id).root
         return sum(file.size for file in Walk(root).files())
+
+
+def _empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for item in folder.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item, ignore_errors=True)
+            else:
+                item.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jobs import artifacts, logs
+from jobs import artifacts, disk, logs
 from jobs.artifacts import Content
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
@@ -85,6 +85,7 @@ class Service:
             await ensure_keeper(self._home, self._keeper_command)
         except JobError as error:  # the job is accepted: its ID must reach the caller
             return replace(launched, warning=str(error))
+        launched = replace(launched, warning=self.disk_warning())
         reach("server.keeper_called")
         self._keeper_fails = False
         until = _ended if wait_s is not None else _known
@@ -305,6 +306,9 @@ class Service:
             return self._manifests.all()[0]
         check_text("name", name)
         return [self._manifests.get(name)]
+
+    def disk_warning(self) -> str | None:
+        return disk.warning(self._settings)
 
     def directory(self, job: Job) -> JobDir:
         return self._home.job(job.project, job.id)

@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     hash_limit_mb: int = Field(1024, ge=0)  #: files of a job that are hashed at its end, in all
     log_limit_mb: int = Field(1024, ge=0)  #: space of stdout, and of stderr; 0: no limit
     log_limit_action: Literal["trim", "end"] = "trim"  #: keep head and tail, or end the job
+    disk_warn_mb: int = Field(2000, ge=0)  #: less free space than that is told
+    disk_refuse_mb: int = Field(200, ge=0)  #: with less than that no job is launched
     prune_after_days: float = Field(90, ge=0)  #: what `outlast prune` proposes
     prune_over_gb: float | None = Field(None, ge=0)  #: and the size to which it prunes
 

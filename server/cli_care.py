@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import InvalidArgumentError
+from jobs.states import FINAL, State
 from jobs.text import shown, size
 from server.terminal import Json, answer, err, print_json, refusing, say, seconds, show
 
@@ -131,6 +132,10 @@ def prune(
     keep_gb: Annotated[
         float | None, typer.Option(min=0, help="Also the oldest beyond this size in all.")
     ] = None,
+    state: Annotated[
+        list[State] | None,
+        typer.Option(help="Only jobs that ended so; can be given again. Default: all."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing.")] = False,
     as_json: Json = False,
@@ -139,6 +144,7 @@ def prune(
 
     outlast prune --dry-run
     outlast prune --older-than 30d --keep-gb 50
+    outlast prune --state failed --state cancelled --older-than 1d
     A job that has not ended is never touched.
     """
     from jobs.settings import load_settings
@@ -146,6 +152,8 @@ def prune(
     with refusing(as_json=as_json):
         if as_json and not (yes or dry_run):
             raise InvalidArgumentError("--json cannot ask: add --yes or --dry-run.")
+        if wrong := [one.value for one in state or [] if one not in FINAL]:
+            raise InvalidArgumentError(f"A job that is {wrong[0]} has not ended.")
         settings = load_settings()
         older_than_s = settings.prune_after_days * 86400
         if older_than is not None:
@@ -156,7 +164,9 @@ def prune(
         from server import cli_views
 
         keep_bytes = None if limit_gb is None else int(limit_gb * 1e9)
-        items = await service.pruner.choose(older_than_s=older_than_s, keep_bytes=keep_bytes)
+        items = await service.pruner.choose(
+            older_than_s=older_than_s, keep_bytes=keep_bytes, states=state or FINAL
+        )
         total = sum(item.size for item in items)
         words = f"{len(items)} job{'' if len(items) == 1 else 's'}, {size(total)}"
         if not as_json:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 #: The first SQLite without a rare fault when several processes checkpoint the write-ahead log.
 GOOD_SQLITE = (3, 51, 3)
-LOW_SPACE_BYTES = 10**9
 #: File systems whose locks and shared memory another machine does not see.
 NETWORK_FILE_SYSTEMS = {
     "nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "9p", "afs", "afpfs", "ceph", "lustre",
@@ -63,7 +62,7 @@ async def all_checks() -> list[Check]:
         settings = load_settings()
     except SettingsError as error:
         return [*checks, Check("configuration", "fail", error.cause, error.next_step)]
-    checks += [_config(), *_state_directory(settings.state), await _jobs_and_keeper(settings)]
+    checks += [_config(), *_state_directory(settings), await _jobs_and_keeper(settings)]
     checks += [_path(settings), _slots(settings), *check_manifests(settings)]
     return [*checks, await _trial_job()]
 
@@ -125,7 +124,8 @@ def _config() -> Check:
     return Check("configuration", "ok", f"defaults; {path} is not there and need not be")
 
 
-def _state_directory(home: Home) -> Iterator[Check]:
+def _state_directory(settings: Settings) -> Iterator[Check]:
+    home = settings.state
     try:
         home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=home.root, prefix=".doctor-"):
@@ -148,11 +148,12 @@ def _state_directory(home: Home) -> Iterator[Check]:
             "and file locks are not safe",
             "Set OUTLAST_HOME, or home in the configuration, to a folder on a local disk.",
         )
-    elif free < LOW_SPACE_BYTES:
+    elif free >> 20 < settings.disk_warn_mb:
         yield Check(
             "state directory",
             "warn",
-            f"{home.root} has only {size(free)} free",
+            f"{home.root} has only {size(free)} free; below disk_refuse_mb = "
+            f"{settings.disk_refuse_mb} no job is launched",
             "Free space; `outlast prune` shows what old jobs hold.",
         )
     else:

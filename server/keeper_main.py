@@ -15,14 +15,13 @@ from jobs.keeping import become_keeper  # noqa: E402
 from jobs.paths import Home  # noqa: E402
 
 
-def main() -> int:
+def main() -> None:
     home = Home(Path(sys.argv[1]))
-    if not become_keeper(home):
-        return 0
-    from server.wiring import run_keeper
+    if become_keeper(home):
+        from server.wiring import run_keeper
 
-    return run_keeper(home)
+        run_keeper(home)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

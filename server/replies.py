@@ -102,7 +102,7 @@ def launched(job: Job, job_dir: str, *, reused: bool, warning: str | None, last:
     return "\n".join(lines), job_data(job, job_dir)
 
 
-def one_job(job: Job, job_dir: str, last: str) -> Reply:
+def one_job(job: Job, job_dir: str, last: str, *, warning: str | None = None) -> Reply:
     kind = f", manifest {job.manifest}" if job.manifest else ""
     resources = f"{job.resources.cores} core" + ("s" if job.resources.cores > 1 else "")
     if job.resources.gpus:
@@ -113,6 +113,7 @@ def one_job(job: Job, job_dir: str, last: str) -> Reply:
         f"launched {clock.iso(job.created_at)}",
         *_details(job, last),
         f"directory {job_dir}",
+        *([f"Warning: {warning}"] if warning else []),
         _next(job),
     ]
     data = StatusReply(**job_data(job, job_dir).model_dump())

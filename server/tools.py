@@ -115,7 +115,12 @@ def register(server: MCPServer[Any]) -> None:
         job = await service.job(job_id, wait_s=wait_s)
         last = service.last_line(job)
         return _result(
-            *replies.one_job(job, str(service.directory(job).root), last[1] if last else "")
+            *replies.one_job(
+                job,
+                str(service.directory(job).root),
+                last[1] if last else "",
+                warning=None if job.is_final else service.disk_warning(),
+            )
         )
 
     @server.tool(annotations=READS)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from jobs import rebuild
 from jobs.errors import JobError
@@ -49,7 +50,7 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[Servic
         await store.close()
 
 
-def run_keeper(home: Home) -> int:
+def run_keeper(home: Home) -> NoReturn:
     """Keep until there is nothing left to keep. The caller holds the keeper's lock."""
     from jobs.engines.local import LocalEngine
     from jobs.keeper import Keeper
@@ -73,4 +74,4 @@ def run_keeper(home: Home) -> int:
         asyncio.run(keep())
     except JobError as error:
         logging.error("%s", error)
-    return 1
+    os._exit(1)  # not to wait for the thread of a connection that is still open

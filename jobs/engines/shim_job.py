@@ -268,7 +268,7 @@ class Shim:
     def tell_keeper(self) -> None:
         """Wake the keeper, or become one: else queued jobs would wait for somebody to ask."""
         try:
-            os.write(os.open(self.order.wake, os.O_WRONLY | os.O_NONBLOCK), b"w")
+            os.write(os.open(self.order.wake, os.O_WRONLY | os.O_NONBLOCK), b"w\n")
         except FileNotFoundError:
             pass  # the state directory is gone
         except OSError:

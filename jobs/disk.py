@@ -1,0 +1,38 @@
+"""How much room there is: a warning in time, and no new job when there is none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jobs.errors import DiskFullError
+from jobs.settings import Settings
+
+
+def free_mb(path: Path) -> int | None:
+    """What we may still write there; none when it cannot be told."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return (found.f_bavail * found.f_frsize) >> 20
+
+
+def check_room(settings: Settings) -> None:
+    """Raises DiskFullError when a job that is launched now would soon have no room."""
+    root = settings.state.root
+    free = free_mb(root)
+    if free is not None and free < settings.disk_refuse_mb:
+        raise DiskFullError(
+            f"The disk that holds {root} has only {free} MB free; below disk_refuse_mb = "
+            f"{settings.disk_refuse_mb} no job is launched."
+        )
+
+
+def warning(settings: Settings) -> str | None:
+    """What to tell before it is too late, if anything."""
+    root = settings.state.root
+    free = free_mb(root)
+    if free is None or free >= settings.disk_warn_mb:
+        return None
+    return f"The disk that holds {root} has only {free} MB free; `outlast prune` removes old jobs."
