@@ -2,7 +2,7 @@
 # is looked at again only when it has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix
+.PHONY: help demo test bench check fix
 BIN := .venv/bin
 ARGS ?=
 
@@ -16,6 +16,9 @@ demo: .venv/.has-demo  ## Launch a simulation, kill its server, read the result 
 test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some)
 	$(BIN)/pytest $(ARGS)
 
+bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", ARGS=--write for docs/)
+	$(BIN)/python -m benchmarks $(ARGS)
+
 check: .venv/.has-dev  ## Run the linters, the type checker and the layer test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,9 +29,10 @@ fix: .venv/.has-dev  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# dev holds test, and test holds demo: what holds more marks what it holds as there.
-.venv/.has-dev: HOLDS := .venv/.has-test .venv/.has-demo
-.venv/.has-test: HOLDS := .venv/.has-demo
+# dev holds test, test holds demo, and all hold bench: what holds more marks what it holds as there.
+.venv/.has-dev: HOLDS := .venv/.has-test .venv/.has-demo .venv/.has-bench
+.venv/.has-test: HOLDS := .venv/.has-demo .venv/.has-bench
+.venv/.has-demo: HOLDS := .venv/.has-bench
 .venv/.has-%: pyproject.toml | $(BIN)/pip
 	@echo "Installing what is needed for '$*' into .venv ..."
 	@$(BIN)/pip install -qq --disable-pip-version-check --retries 5 -e '.[$*]'

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from jobs import clock
 from jobs.errors import InputUnusableError
-from jobs.files import sync_directory, write_synced
+from jobs.files import sync_directory, write_file, write_synced
 from jobs.model import InputFile, Job, LaunchManifest
 from jobs.paths import Home, JobDir
 
@@ -41,9 +41,12 @@ def make_unborn(
     unborn = home.unborn(launched.project, launched.job_id)
     if home.job(launched.project, launched.job_id).root.exists():
         raise FileExistsError(launched.job_id)
-    home.jobs.mkdir(mode=0o700, exist_ok=True)  # not the state directory: it may have gone
-    unborn.root.parent.mkdir(mode=0o700, exist_ok=True)
-    unborn.root.mkdir(mode=0o700)
+    try:
+        unborn.root.mkdir(mode=0o700)
+    except FileNotFoundError:  # the first job of its project
+        home.jobs.mkdir(mode=0o700, exist_ok=True)  # not the state directory: it may have gone
+        unborn.root.parent.mkdir(mode=0o700, exist_ok=True)
+        unborn.root.mkdir(mode=0o700)
     try:
         unborn.work.mkdir(mode=0o700)
         if copies:
@@ -51,10 +54,11 @@ def make_unborn(
             launched = launched.model_copy(update={"inputs": [*launched.inputs, *inputs]})
         if secrets:
             write_synced(unborn.secrets, json.dumps(secrets).encode())
+        write_file(unborn.readme, _readme(launched).encode())
+        # Last, so that the directory has not changed since and is on the disk with it already
+        # where the file system writes its journal as a whole.
         text = launched.model_dump_json(by_alias=True, indent=1) + "\n"
         write_synced(unborn.launch_manifest, text.encode())
-        unborn.readme.write_text(_readme(launched), encoding="utf-8")
-        unborn.readme.chmod(0o600)
         sync_directory(unborn.root)
     except BaseException:
         shutil.rmtree(unborn.root, ignore_errors=True)

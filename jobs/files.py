@@ -30,11 +30,18 @@ def write_durable(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 def write_synced(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write a file that nobody else can see yet; the caller syncs the directory."""
+    write_file(path, content, mode=mode, synced=True)
+
+
+def write_file(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = False) -> None:
+    """Write a file that nobody else can see yet, and that a crash may lose unless `synced`."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with os.fdopen(fd, "wb", buffering=0) as file:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if synced:
+            os.fsync(fd)
 
 
 def append_line(path: Path, line: str) -> None:

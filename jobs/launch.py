@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -78,22 +79,9 @@ async def accept(
         known = await _known_by_key(request, store)
         if known is not None:
             return known, True
-        launch = await asyncio.to_thread(resolve, request, settings, manifests, client=client)
-        try:
-            manifest = await asyncio.to_thread(
-                make_unborn, home, launch.manifest, launch.secrets, launch.copies
-            )
-            reach("server.directory_made")
-        except FileExistsError:
+        manifest = await asyncio.to_thread(_prepare, request, settings, manifests, client)
+        if manifest is None:
             continue  # someone drew the same random ID in this second
-        except OSError as error:
-            if not home.root.is_dir():
-                raise StateDirectoryError.gone(home.root) from None
-            if DiskFullError.is_cause(error.errno):
-                raise DiskFullError(f"The disk that holds {home.root} is full.") from None
-            raise StateDirectoryError(
-                f"The job directory cannot be made: {error.strerror}."
-            ) from None
         try:
             job = await store.insert(manifest)
         except DuplicateJobIdError:
@@ -114,6 +102,29 @@ async def accept(
                 job = await store.insert(manifest)
         return job, False
     raise StateDirectoryError("No free job ID was found in ten attempts.")
+
+
+def _prepare(
+    request: LaunchRequest, settings: Settings, manifests: Manifests, client: str | None
+) -> LaunchManifest | None:
+    """Resolve, and make the directory under its unborn name; none when the job ID is taken.
+
+    Both at once, because each change of thread costs as much as the checks themselves.
+    """
+    launch = resolve(request, settings, manifests, client=client)
+    try:
+        made = make_unborn(settings.state, launch.manifest, launch.secrets, launch.copies)
+        reach("server.directory_made")
+        return made
+    except FileExistsError:
+        return None
+    except OSError as error:
+        home = settings.state
+        if not home.root.is_dir():
+            raise StateDirectoryError.gone(home.root) from None
+        if DiskFullError.is_cause(error.errno):
+            raise DiskFullError(f"The disk that holds {home.root} is full.") from None
+        raise StateDirectoryError(f"The job directory cannot be made: {error.strerror}.") from None
 
 
 async def _known_by_key(request: LaunchRequest, store: Store) -> Job | None:
@@ -222,7 +233,7 @@ def new_job_id(name: str, at: float) -> str:
     """`job-20261122-143022-villin-fold-k3f9x`: when, what, and 25 random bits."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
     when = datetime.fromtimestamp(at, UTC).strftime("%Y%m%d-%H%M%S")
-    random = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(5))
+    random = base64.b32encode(secrets.token_bytes(5))[:5].decode().lower()
     return f"job-{when}-{slug}-{random}"
 
 
