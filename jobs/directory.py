@@ -48,13 +48,12 @@ def make_unborn(
         unborn.root.parent.mkdir(mode=0o700, exist_ok=True)
         unborn.root.mkdir(mode=0o700)
     try:
-        unborn.work.mkdir(mode=0o700)
         if copies:
+            unborn.work.mkdir(mode=0o700)
             inputs = [_copy_input(path, unborn) for path in copies]
             launched = launched.model_copy(update={"inputs": [*launched.inputs, *inputs]})
         if secrets:
             write_synced(unborn.secrets, json.dumps(secrets).encode())
-        write_file(unborn.readme, _readme(launched).encode())
         # Last, so that the directory has not changed since and is on the disk with it already
         # where the file system writes its journal as a whole.
         text = launched.model_dump_json(by_alias=True, indent=1) + "\n"
@@ -95,6 +94,13 @@ def read_launch_manifest(job_dir: JobDir) -> LaunchManifest:
         # Its own folder, wherever the state directory is by now.
         return launched.model_copy(update={"cwd": str(job_dir.work)})
     return launched
+
+
+def furnish(job_dir: JobDir, launched: LaunchManifest) -> None:
+    """What a directory needs before its job starts and no sooner. Raises OSError."""
+    job_dir.work.mkdir(mode=0o700, exist_ok=True)
+    if not job_dir.readme.exists():
+        write_file(job_dir.readme, _readme(launched).encode())
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:

@@ -10,7 +10,6 @@ Standard library only: the shim, which imports nothing of ours, loads this file 
 
 import errno
 import os
-import signal
 
 _FOLDER = os.environ.get("OUTLAST_FAILPOINTS")
 
@@ -64,6 +63,8 @@ def reach(point: str) -> None:
 
 
 def _fire(folder: str, point: str) -> None:
+    import signal
+
     if point not in POINTS:
         raise LookupError(point)
     path = os.path.join(folder, point)

@@ -14,9 +14,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from jobs import clock
+from jobs import clock, disk
 from jobs.cancel import wish_cancel
-from jobs.directory import give_birth, read_launch_manifest, read_record
+from jobs.directory import furnish, give_birth, read_launch_manifest, read_record
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import DiskFullError, StateDirectoryError
 from jobs.failpoints import reach
@@ -40,6 +40,7 @@ TICK_S = 2.0  #: between looks while jobs run; ends and orders wake the keeper a
 HEARTBEAT_S = 10.0
 FINISHERS = 2  #: jobs whose artifacts are hashed at the same time
 WAITING = "waiting for cores, memory or GPUs that other jobs hold"
+NO_ROOM = "waiting for free space on the disk of the state directory"
 TOO_LARGE = "waiting in vain: it asks for more than this keeper may give; `outlast doctor` shows it"
 
 
@@ -190,7 +191,8 @@ class Keeper:
                 reason = cancelled_because(job.cancel_reason)
                 self._run_task(job.id, self._end_unstarted(job, Event.CANCEL, reason))
         holders = [job for job in active if job.id not in self._ended]
-        while True:
+        room = (disk.free_mb(self._home.root) or 0) >= self._settings.disk_refuse_mb
+        while room:
             found = await self._store.next_fitting(self._free(holders))
             if found is None or found.id in self._tasks:  # the latter in an index made anew
                 break
@@ -209,8 +211,9 @@ class Keeper:
                 self._run_task(job.id, self._start(job))
         s = self._settings
         whole = Resources(cores=s.cores, memory_mb=s.memory_mb, gpus=s.gpus)
-        await self._store.note_too_large(whole, TOO_LARGE)
-        return await self._store.note_waiting(WAITING)
+        with contextlib.suppress(DiskFullError):
+            await self._store.explain_waiting(whole, TOO_LARGE, WAITING if room else NO_ROOM)
+        return await self._store.any_queued()
 
     def _free(self, holders: list[Job]) -> Resources | None:
         """What is free; none when there is no core."""
@@ -229,6 +232,7 @@ class Keeper:
         try:
             job_dir = give_birth(self._home, job)
             launched = read_launch_manifest(job_dir)
+            furnish(job_dir, launched)
         except (OSError, ValueError) as error:
             detail = f"Its job directory cannot be used: {error}."
             await self._end_unstarted(job, Event.FAIL, detail)

@@ -179,21 +179,19 @@ class Store:
     async def set_heartbeats(self, job_ids: Iterable[str]) -> None:
         await self._run("set_heartbeats", at=now(), ids=json.dumps(list(job_ids)))
 
-    async def note_waiting(self, reason: str) -> bool:
-        """Say why jobs are still queued; whether any are."""
-        if not await self._run("any_queued"):
-            return False
-        await self._run("note_waiting", reason=reason)
-        return True
+    async def explain_waiting(self, whole: Resources, too_large: str, why: str) -> None:
+        """Say of queued jobs why they are: more is asked for than there is at all, or `why`."""
+        if await self._run("any_unexplained"):  # else no lock is taken for nothing at every pass
+            await self._run("note_too_large", **whole.model_dump(), reason=too_large)
+            await self._run("note_waiting", reason=why)
+
+    async def any_queued(self) -> bool:
+        return bool(await self._run("any_queued"))
 
     async def in_states(self, states: Collection[State], limit: int = 100_000) -> list[Job]:
         """Oldest first."""
         rows = await self._run("list_in_states", states=json.dumps(sorted(states)), limit=limit)
         return [_job(row) for row in rows]
-
-    async def note_too_large(self, whole: Resources, reason: str) -> None:
-        """Say of queued jobs that ask for more than there is at all that they wait for ever."""
-        await self._run("note_too_large", **whole.model_dump(), reason=reason)
 
     async def next_fitting(self, free: Resources | None) -> Job | None:
         """The oldest queued job that fits into what is free."""

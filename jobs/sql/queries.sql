@@ -63,6 +63,9 @@ UPDATE job SET wait_reason = :reason
 WHERE state = 'queued' AND wait_reason IS NULL
     AND (cores > :cores OR memory_mb > :memory_mb OR gpus > :gpus)
 
+-- name: any_unexplained
+SELECT 1 FROM job WHERE state = 'queued' AND wait_reason IS NULL LIMIT 1
+
 -- name: any_queued
 SELECT 1 FROM job WHERE state = 'queued' LIMIT 1
 
