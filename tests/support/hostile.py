@@ -18,12 +18,15 @@ type = "integer"
 minimum = 1
 [params.level]
 type = "number"
+optional = true
 [params.word]
 type = "string"
+optional = true
 [params.loud]
 type = "boolean"
+optional = true
 [run]
-command = ["true", "{count}"]
+command = ["true", "{count}", ["{word}"]]
 """
 
 #: Half a surrogate pair passes a client in memory as a value, but not as a name.
