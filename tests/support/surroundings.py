@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +25,9 @@ def _names(places: Home | JobDir) -> set[str]:
     return {value.name for value in values if isinstance(value, Path)}
 
 
-KNOWN_IN_HOME = _names(_HOME) | {_HOME.database.name + end for end in ("-wal", "-shm", "-journal")}
+KNOWN_IN_HOME = _names(_HOME)
+#: The index, what SQLite lays beside it, and one that is being made or was put aside.
+_INDEX = re.compile(re.escape(_HOME.database.name) + r"(\.[0-9a-z-]+)?(-wal|-shm|-journal)?")
 #: With the space that is kept for the record of the end.
 KNOWN_IN_JOB = _names(_JOB) | {f".{_JOB.exit.name}.reserved"}
 
@@ -63,7 +66,11 @@ def _picture(folder: Path, without: Path) -> Iterator[tuple[str, tuple[object, .
 def strangers(home: Path, job_ids: Iterable[str], projects: set[str]) -> list[str]:
     """What lies in the state directory and has no business there."""
     known = set(job_ids)
-    found = [entry.path for entry in os.scandir(home) if entry.name not in KNOWN_IN_HOME]
+    found = [
+        entry.path
+        for entry in os.scandir(home)
+        if entry.name not in KNOWN_IN_HOME and not _INDEX.fullmatch(entry.name)
+    ]
     for project in os.scandir(home / "jobs"):
         if project.name not in projects or not PROJECT.fullmatch(project.name):
             found.append(project.path)
