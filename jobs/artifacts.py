@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import itertools
@@ -68,13 +69,15 @@ class Walk:
 
     def __post_init__(self) -> None:
         self.skipped: dict[str, int] = {}
+        self.others: list[str] = []  #: paths of the folders and links that were met
         self._entries = 0
         self._give_up_at = time.monotonic() + MAX_SECONDS
 
     def files(self) -> Iterator[Found]:
-        """No link is followed and no other file system entered."""
+        """No link is followed, be it the root itself, and no other file system entered."""
         try:
-            fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(self.root, flags)
         except OSError:
             return
         yield from self._folder(fd, "", 0, os.fstat(fd).st_dev)
@@ -89,6 +92,8 @@ class Walk:
                     return
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                        self.others.append(prefix + name)
                     if stat.S_ISREG(status.st_mode):
                         if is_newer(status, self.newer_than):
                             yield Found(prefix + name, status.st_size, status.st_mtime)
@@ -147,7 +152,7 @@ def scan(
             ExpectedOutput(
                 path=rule.path,
                 required=rule.required,
-                present=_is_there(walk.root, rule.path, paths, since),
+                present=_is_there(walk, rule.path, paths),
             )
             for rule in launched.outputs
         ],
@@ -175,19 +180,23 @@ def _matches(path: str, pattern: str) -> bool:
     return path == pattern or fnmatch.fnmatchcase(path, pattern)
 
 
-def _is_there(root: Path, pattern: str, paths: list[str], since: float | None) -> bool:
-    """Whether an expected output is among the files found, or is a folder or a link inside."""
+def _is_there(walk: Walk, pattern: str, paths: list[str]) -> bool:
+    """Whether an expected output is among the files found, or is a folder or a link inside.
+
+    Judged by what the walk has met: a glob would follow the job's links, and be led anywhere.
+    """
     if any(_matches(path, pattern) for path in paths):
         return True
-    if "**" in pattern:
+    if "**" in pattern or walk.root.is_symlink():
         return False
-    try:
-        for found in itertools.islice(itertools.chain([root / pattern], root.glob(pattern)), 100):
-            inside = found.resolve().is_relative_to(root.resolve())
-            if inside and found.exists() and is_newer(found.lstat(), since):
+    root = walk.root.resolve()
+    matching = (path for path in walk.others if _matches(path, pattern))
+    for path in itertools.islice(itertools.chain([pattern], matching), 100):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # a loop of links, no path
+            found = root / path
+            inside = found.resolve().is_relative_to(root)
+            if inside and found.exists() and is_newer(found.lstat(), walk.newer_than):
                 return True
-    except (OSError, ValueError, RuntimeError):  # a loop of links, a pattern that is none
-        pass
     return False
 
 

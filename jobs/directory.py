@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pydantic import BaseModel
 
@@ -113,12 +114,23 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 def describe_input(path: Path) -> InputFile:
     """A file that is used where it lies. Blocks. Raises OSError."""
-    size = path.stat().st_size
-    digest = None
-    if size <= HASH_IN_PLACE_BYTES:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return InputFile(path=str(path), size=size, sha256=digest)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        whole = size <= HASH_IN_PLACE_BYTES and _read_to_end(file, size, digest.update)
+    return InputFile(path=str(path), size=size, sha256=digest.hexdigest() if whole else None)
+
+
+def _read_to_end(file: BinaryIO, size: int, use: Callable[[bytes], object]) -> bool:
+    """Hand the content to `use`; False when the end is not where `size` says.
+
+    Some of the kernel's files say that they are empty and are endless, others grow.
+    """
+    left = size
+    while left > 0 and (block := file.read(min(left, 1 << 20))):
+        use(block)
+        left -= len(block)
+    return left == 0 and not file.read(1)
 
 
 def _copy_input(source: Path, job_dir: JobDir) -> InputFile:
@@ -128,12 +140,21 @@ def _copy_input(source: Path, job_dir: JobDir) -> InputFile:
     try:
         fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file, target.open("xb") as copy:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise InputUnusableError(f"The input {str(source)!r} is not a regular file.")
-            while block := file.read(1 << 20):
+
+            def use(block: bytes) -> None:
                 digest.update(block)
                 copy.write(block)
-            size = copy.tell()
+
+            size = status.st_size
+            if not _read_to_end(file, size, use):
+                raise InputUnusableError(
+                    f"The input {str(source)!r} does not end where its size says: it is being "
+                    "written, or is no file on a disk.",
+                    "Give a file that nobody writes, or read it in the command by its path.",
+                )
         shutil.copymode(source, target)
         (job_dir.work / source.name).symlink_to(Path("..") / "inputs" / source.name)
     except OSError as error:

@@ -23,7 +23,9 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def find_executable(program: str, path: str, cwd: str | None) -> str:
     """The file that `program` names. Raises ExecutableNotFoundError."""
     if "/" not in program:
-        found = shutil.which(program, path=path)
+        # A relative folder would be the server's here, and the job's when the command starts.
+        folders = [folder for folder in path.split(os.pathsep) if os.path.isabs(folder)]
+        found = shutil.which(program, path=os.pathsep.join(folders))
         if found is None:
             raise ExecutableNotFoundError(
                 f"There is no program {shown(program)!r} on the PATH that jobs get."

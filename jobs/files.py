@@ -76,7 +76,8 @@ def check_relative(path: str) -> list[str]:
 def open_inside(root: Path, path: str) -> Iterator[int]:
     """A read-only descriptor of the regular file `root/path`, whatever was planted there.
 
-    No link is followed below `root`, and a FIFO or device is refused without blocking on it.
+    No link is followed, nor may `root` be one: a job can put a link in the place of its working
+    directory. A FIFO or device is refused without blocking on it.
     Raises FileNotFoundInJobError, or PathRefusedError with the reason.
     """
     fd = _open_regular(root, check_relative(path), path)
@@ -89,9 +90,9 @@ def open_inside(root: Path, path: str) -> Iterator[int]:
 def _open_regular(root: Path, parts: list[str], path: str) -> int:
     folder = -1
     try:
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = os.open(root, flags)
         for part in parts[:-1]:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             deeper = os.open(part, flags, dir_fd=folder)
             os.close(folder)
             folder = deeper

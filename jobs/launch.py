@@ -45,6 +45,7 @@ from jobs.model import (
     Resources,
 )
 from jobs.paths import PROJECT
+from jobs.patterns import check_glob
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
 from jobs.store import DuplicateJobIdError, Store
@@ -191,7 +192,7 @@ def resolve(
     env |= {"OUTLAST_JOB_ID": job_id, "OUTLAST_JOB_DIR": str(job_root)}
     if environment is not None and environment.activate:
         command = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast", *command]
-    executable = find_executable(command[0], env["PATH"], request.cwd)
+    executable = find_executable(command[0], env["PATH"], cwd if request.cwd else None)
     check_size(command, env)
 
     hidden = sorted(name for name in env if is_secret(name))
@@ -284,6 +285,8 @@ def _check_cwd(cwd: str) -> str:
         raise DirectoryUnusableError(f"cwd {cwd[:200]!r} cannot be used: {reason}.") from None
     if not os.access(path, os.X_OK | os.R_OK):
         raise DirectoryUnusableError(f"cwd {cwd[:200]!r} cannot be entered.")
+    if any("\ud800" <= char <= "\udfff" for char in str(path)):
+        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} leads to a name that is not UTF-8.")
     return str(path)
 
 
@@ -319,6 +322,7 @@ def _copies(request: LaunchRequest, settings: Settings) -> list[Path]:
 def _outputs(patterns: list[str]) -> list[OutputRule]:
     for pattern in patterns:
         check_relative(pattern)
+        check_glob("An output", pattern)
     return [OutputRule(path=pattern, required=True) for pattern in patterns]
 
 

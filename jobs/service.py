@@ -36,6 +36,7 @@ from jobs.model import (
     RunRecord,
 )
 from jobs.paths import JOB_ID, JobDir
+from jobs.patterns import check_glob, check_regex
 from jobs.progress import log_place
 from jobs.pruning import Pruner
 from jobs.settings import Settings
@@ -200,6 +201,8 @@ class Service:
             raise InvalidArgumentError("Give cursor or grep, not both.")
         for what, text in (("stream", stream), ("grep", grep)):
             check_text(what, text)
+        if grep is not None:
+            check_regex("grep", grep)
         job = await self.job(job_id)
         launched, job_dir = self._launched(job)
         root, name = log_place(launched, job_dir, stream)
@@ -259,6 +262,7 @@ class Service:
     ) -> ArtifactPage:
         """The files that the job has left, a page of those that match the glob `pattern`."""
         check_text("pattern", pattern)
+        check_glob("pattern", pattern or "")
         skip = _parse_number(cursor, "list_artifacts") or 0
         job = await self.job(job_id)
         found = await asyncio.to_thread(self._scan, job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import logging
@@ -99,7 +100,7 @@ class OutlastServer(MCPServer[Rooms]):
     ) -> CallToolResult | InputRequiredResult:
         try:
             await self._check_names(name, arguments)
-            return await super().call_tool(name, arguments, context)
+            return await super().call_tool(name, await self._literal(name, arguments), context)
         except (ToolError, JobError) as error:
             cause = error.__cause__ or error
             refusal = refusals.as_job_error(cause)
@@ -108,6 +109,22 @@ class OutlastServer(MCPServer[Rooms]):
                 log.error("%s failed: %s", name, trace[-4000:])
             text = TextContent(type="text", text=refusals.as_text(refusal))
             return CallToolResult(content=[text], is_error=True)
+
+    async def _literal(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, with each text that is to be taken as it stands as UTF-8.
+
+        The SDK reads a text that looks like JSON as JSON where a text is optional: grep='[1]' would
+        be refused as a list, and project='null' be none at all. Bytes it leaves alone, and its
+        validation makes texts of them again.
+        """
+        (schema,) = (tool.input_schema for tool in await self.list_tools() if tool.name == name)
+        literal = dict(arguments)
+        for argument, value in arguments.items():
+            about = schema["properties"][argument]
+            if isinstance(value, str) and about.get("type") == "string" and "enum" not in about:
+                with contextlib.suppress(UnicodeEncodeError):  # is refused when it is looked at
+                    literal[argument] = value.encode()
+        return literal
 
     async def _check_names(self, name: str, arguments: dict[str, Any]) -> None:
         """An argument that no tool knows would otherwise be passed over in silence."""

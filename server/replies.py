@@ -188,7 +188,10 @@ def artifact_list(page: ArtifactPage, *, budget: float = LIST_TOKENS) -> Reply:
     """As many files as `budget` tokens allow, at least one; the cursor gives the rest."""
     found = page.scan
     absent = [output for output in found.expected if not output.present]
-    expected = [ExpectedReply(**output.model_dump()) for output in found.expected[:12]]
+    expected = [
+        ExpectedReply(path=shown(o.path), required=o.required, present=o.present)
+        for o in found.expected[:12]
+    ]
     budget -= sum(_data_cost(entry.model_dump()) for entry in expected)
     files: list[FileReply] = []
     more = " at least" if found.truncated else ""
@@ -210,7 +213,9 @@ def artifact_list(page: ArtifactPage, *, budget: float = LIST_TOKENS) -> Reply:
         files.append(entry)
         lines.append(f"{shown(artifact.path, 150)}  {artifact.kind}  {size(artifact.size)}")
     if absent:
-        words = ", ".join(f"{o.path}{' (required)' if o.required else ''}" for o in absent[:12])
+        words = ", ".join(
+            f"{shown(o.path, 100)}{' (required)' if o.required else ''}" for o in absent[:12]
+        )
         lines.append(f"Expected but not there{'' if page.job.is_final else ' yet'}: {words}")
     if found.skipped:
         skipped = ", ".join(f"{count} {what}" for what, count in found.skipped.items())

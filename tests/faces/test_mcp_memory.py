@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from hypothesis import given, settings
 from mcp import Client
 
 from server.mcp_app import build_server
-from tests.support.faces import MODERN, TOOLS, Caller, refusal_code
+from tests.support.faces import MODERN, REFUSAL_CHARACTERS, TOOLS, Caller, connected, refusal_code
 from tests.support.hostile import ANYTHING, NAMES, arguments, write_probe
 from tests.support.tokens import count_tokens
 
 #: What one reply may cost a model: by default, and when the most is asked for.
 DEFAULT_TOKENS, MOST_TOKENS = 1500, 8000
-#: What a refusal may hold, however long the argument was.
-REFUSAL_CHARACTERS = 1500
 
 
 @contextmanager
@@ -70,14 +68,8 @@ def test_no_other_tool_is_there(home: Path, mode: str) -> None:
 
 
 async def _ask(call: Caller, tool: str, given_arguments: dict[str, Any]) -> None:
-    """An answer must come: what the schema says, or a refusal in our words of bounded length."""
-    result = await call.client.call_tool(tool, given_arguments)
-    if result.is_error:
-        assert refusal_code(result) != "internal_error"
-        assert len(getattr(result.content[0], "text", "")) <= REFUSAL_CHARACTERS
-    else:
-        assert "extra" not in given_arguments, "an unknown argument was passed over"
-        await call.check_schema(tool, result)
+    result = await call.ask(tool, given_arguments)
+    assert result.is_error or "extra" not in given_arguments, "an unknown argument was passed over"
 
 
 def compact(data: Any) -> str:
@@ -103,19 +95,6 @@ class Measure:
     def check(self) -> None:
         if self._too_large:
             pytest.fail("\n".join(["too large:", *self._too_large]), pytrace=False)
-
-
-@asynccontextmanager
-async def connected() -> AsyncIterator[Caller]:
-    """As `in_memory`, for tests that are coroutines."""
-    failure: BaseException | None = None
-    async with Client(build_server(), mode=MODERN) as client:
-        try:
-            yield Caller(client)
-        except BaseException as error:
-            failure = error
-    if failure is not None:
-        raise failure
 
 
 async def _run(call: Caller, script: str) -> str:

@@ -7,17 +7,20 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult, ImageContent, TextContent
 
+from jobs.errors import JobError
+from server.mcp_app import build_server
 from tests.support.server import COMMAND, REPOSITORY
 
 MODERN = "2026-07-28"
@@ -30,6 +33,17 @@ TOOLS = [
     "read_artifact",
     "describe_manifests",
 ]
+#: What a refusal and a reply may hold, however long the arguments were.
+REFUSAL_CHARACTERS = 1500
+REPLY_BYTES = 100_000
+
+
+def _codes(kind: type[JobError]) -> set[str]:
+    return {kind.code}.union(*map(_codes, kind.__subclasses__()))
+
+
+#: Every error that is foreseen; `internal_error` is none of them.
+KNOWN_CODES = _codes(JobError) - {JobError.code}
 #: Where the outside judges are installed. Read here because tests run without the variable.
 JUDGES = REPOSITORY / os.environ.get("OUTLAST_TEST_TOOLS", ".cache")
 #: A picture of one pixel.
@@ -96,11 +110,38 @@ class Caller:
         assert result.is_error, result.content
         return refusal_code(result)
 
+    async def ask(self, tool: str, arguments: dict[str, Any]) -> CallToolResult:
+        """Whatever was asked: what the schema says, or a refusal in our words; of bounded size."""
+        with anyio.fail_after(30):
+            result = await self.client.call_tool(tool, arguments)
+        whole = result.model_dump_json().encode()
+        if result.is_error:
+            assert refusal_code(result) in KNOWN_CODES
+            assert len(getattr(result.content[0], "text", "")) <= REFUSAL_CHARACTERS
+        else:
+            await self.check_schema(tool, result)
+            if not any(isinstance(block, ImageContent) for block in result.content):
+                assert len(whole) <= REPLY_BYTES
+        return result
+
     async def check_schema(self, tool: str, result: CallToolResult) -> None:
         if not self._schemas:
             listed = await self.client.list_tools()
             self._schemas = {info.name: info.output_schema for info in listed.tools}
         jsonschema.Draft202012Validator(self._schemas[tool]).validate(result.structured_content)
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Caller]:
+    """Calls a server in memory; a failure leaves it as it is, and not in a group."""
+    failure: BaseException | None = None
+    async with Client(build_server(), mode=MODERN) as client:
+        try:
+            yield Caller(client)
+        except BaseException as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def refusal_code(result: CallToolResult) -> str:

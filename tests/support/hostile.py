@@ -18,42 +18,65 @@ type = "integer"
 minimum = 1
 [params.level]
 type = "number"
+optional = true
 [params.word]
 type = "string"
+optional = true
 [params.loud]
 type = "boolean"
+optional = true
 [run]
-command = ["true", "{count}"]
+command = ["true", "{count}", ["{word}"]]
 """
 
+#: Each of them has harmed some server, or nearly.
+ODD = [
+    "",
+    "\0",
+    "\ud800",
+    "\u202e\u2066",
+    "a" * 5000,
+    "/" + "x" * 5000,
+    "/no/such/" + "\u6f22" * 300,
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "//",
+    ".",
+    "..",
+    "~nobody-of-this-name/x",
+    "*" * 60,
+    "[!",
+    "(a+)+$",
+    "(((((",
+    "%s{0}{python}$HOME",
+    "'; DROP TABLE jobs; --",
+    "1:1:1",
+    "0-0:9223372036854775808:0",
+    "9" * 30,
+    "-1",
+    "null",
+    " null ",
+    "true",
+    "[]",
+    "{}",
+    "[1]",
+    '["bash"]',
+    '{"a": 1}',
+    "1e999",
+    "NaN",
+    '"null"',
+    "[" * 2000,
+    "[a-" * 300_000,
+    "*a" * 20_000,
+    "(?R)",
+    "(?R)*",
+    "(?<x>(?&x))",
+    "a{1000000000}",
+    "(?:(?:(?:a{99}){99}){99}){99}",
+    "(?:(?:(?:a{0,999}){0,999}){0,999}){0,999}b",
+]
+WORDS = st.text(st.characters(), max_size=30) | st.sampled_from(ODD)
 #: Half a surrogate pair passes a client in memory as a value, but not as a name.
-WORDS = st.text(st.characters(), max_size=30) | st.sampled_from(
-    [
-        "",
-        "\0",
-        "\ud800",
-        "\u202e\u2066",
-        "a" * 5000,
-        "/" + "x" * 5000,
-        "/no/such/" + "\u6f22" * 300,
-        "../../../etc/passwd",
-        "/etc/passwd",
-        "//",
-        ".",
-        "..",
-        "~nobody-of-this-name/x",
-        "*" * 60,
-        "[!",
-        "(a+)+$",
-        "(((((",
-        "%s{0}{python}$HOME",
-        "'; DROP TABLE jobs; --",
-        "1:1:1",
-        "0-0:9223372036854775808:0",
-        "9" * 30,
-        "-1",
-    ]
-)
 NAMES = WORDS.filter(lambda word: not any("\ud800" <= char <= "\udfff" for char in word))
 NUMBERS = (
     st.integers()

@@ -14,7 +14,7 @@ SHIM = sorted(ROOT.glob("jobs/engines/shim*.py"))
 #: Lowest first. A module may import from its own line or a lower one.
 LAYERS = [
     ["jobs", "jobs.errors", "jobs.failpoints", "jobs.text", "jobs.clock", "jobs.paths"],
-    ["jobs.states", "jobs.files", "jobs.holes"],
+    ["jobs.states", "jobs.files", "jobs.holes", "jobs.patterns"],
     ["jobs.model"],
     ["jobs.settings", "jobs.secrets", "jobs.manifests", "jobs.logs", "jobs.progress"],
     [
