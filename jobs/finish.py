@@ -27,6 +27,9 @@ def conclude(
     keeper reads the record instead of judging anew, so that the two never differ.
     """
     started_at = sighting.started.started_at if sighting.started else job.started_at
+    if started_at is not None and sighting.exit is not None:
+        # Later than that, if the clock was set back while it ran.
+        started_at = min(started_at, sighting.exit.ended_at - sighting.exit.wall_s)
     verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
     return write_up(job, job_dir, verdict, events, found, sighting.exit, started_at)
 

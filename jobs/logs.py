@@ -19,6 +19,7 @@ from pathlib import Path
 from jobs.errors import InvalidArgumentError, InvalidCursorError
 from jobs.files import open_inside
 from jobs.holes import data_extents, next_hole, read_data
+from jobs.patterns import check_regex
 from jobs.text import (
     clean,
     first_lines_within,
@@ -35,7 +36,6 @@ REPLY_BYTES = 32 * 1024
 #: How far back `grep` looks, how long, and for how much.
 GREP_BYTES = 16 << 20
 GREP_SECONDS = 3.0
-PATTERN_LIMIT = 1000
 #: The longest part of one line that is shown or searched.
 LINE_BYTES = 2000
 #: How much of one line, a progress bar's, `follow` passes over to reach its newest state.
@@ -182,8 +182,7 @@ def grep(root: Path, name: str, pattern: str, *, lines: int) -> Excerpt:
     """
     import regex  # unlike `re` it can be given up; loaded here because few calls need it
 
-    if len(pattern) > PATTERN_LIMIT:
-        raise InvalidArgumentError(f"grep has more than {PATTERN_LIMIT} characters.")
+    check_regex("grep", pattern)
     try:
         compiled = regex.compile(pattern.encode("utf-8"), regex.IGNORECASE)
     except (regex.error, UnicodeEncodeError, RecursionError) as error:

@@ -36,7 +36,7 @@ from jobs.model import (
     RunRecord,
 )
 from jobs.paths import JOB_ID, JobDir
-from jobs.patterns import check_glob, check_regex
+from jobs.patterns import check_glob
 from jobs.progress import log_place
 from jobs.pruning import Pruner
 from jobs.settings import Settings
@@ -201,8 +201,6 @@ class Service:
             raise InvalidArgumentError("Give cursor or grep, not both.")
         for what, text in (("stream", stream), ("grep", grep)):
             check_text(what, text)
-        if grep is not None:
-            check_regex("grep", grep)
         job = await self.job(job_id)
         launched, job_dir = self._launched(job)
         root, name = log_place(launched, job_dir, stream)
