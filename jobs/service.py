@@ -46,7 +46,7 @@ from jobs.store import Store
 log = logging.getLogger(__name__)
 
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
-KEEPER_AGAIN_S = 60.0  #: between attempts of reads to bring a keeper that does not come
+KEEPER_AGAIN_S = 15.0  #: between attempts of reads to bring a keeper that does not come
 MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
 MAX_LIST = 100
 MAX_LINES = 1000

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from jobs.failpoints import POINTS
+from server.wiring import open_service
 from tests.support.crash_case import Case, World, expected, run_case
 from tests.support.crash_matrix import BEGIN, END, PAGE, cases
+from tests.support.wait import ended
 
 #: Steps that no scenario of the matrix comes to yet: making the index anew.
 NOT_YET = {"server.index_filled", "server.index_published"}
@@ -19,6 +21,19 @@ async def test_the_promises_hold(case: Case, tmp_path: Path) -> None:
     world = World(tmp_path)
     with world.entered():
         assert await run_case(world, case) == expected(case)
+
+
+async def test_a_start_that_failed_late_is_not_taken_back(tmp_path: Path) -> None:
+    """The shim lives: a job told as queued could be cancelled while its command runs."""
+    world = World(tmp_path)
+    case = Case("keeper.shim_spawned", "EMFILE", "run")
+    with world.entered():
+        async with open_service() as service:
+            world.arm(case)
+            launched = await service.launch(world.request("run"), client=None)
+            await ended(service, launched.job.id)
+            told = [event.event for event in await service._store.events(launched.job.id)]
+    assert "requeue" not in told
 
 
 def test_every_step_is_killed_and_frozen() -> None:

@@ -169,3 +169,19 @@ async def test_a_job_directory_that_goes_missing(service: Service, home: Path, w
     kill(*[process.pid for pid in shim_pids(home) for process in psutil.Process(pid).children()])
     job = await ended(service, job.id)
     assert job.state in (State.LOST, State.FAILED)
+
+
+async def test_a_command_that_ends_before_its_start_says_why(
+    service: Service, tmp_path: Path
+) -> None:
+    """Its folder is removed while it waits for its turn, so that it ends before the gate opens."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    blocker = await launch(service, "sleep", "60", resources={"cores": 8})
+    job = await launch(service, "true", cwd=str(folder))
+    assert job.state is State.QUEUED
+    folder.rmdir()
+    await service.cancel(blocker.id)
+    job = await ended(service, job.id)
+    assert job.state is State.FAILED
+    assert "could not be started: working directory" in (job.outcome.reason or "")

@@ -25,14 +25,17 @@ from unittest import mock
 import psutil
 from mcp import Client
 
-from tests.support.chaos_judge import Plan, Told, all_leave, judge
+from tests.support.chaos_judge import FINAL, Plan, Told, all_leave, judge, processes_of
 from tests.support.processes import end_all_of, is_running, keeper_pid, kill, shim_pids
 from tests.support.server import stdio_server
 
 #: Each job tells its own story to a file that is none of Outlast's, with the time of each line.
 SCRIPT = """
 say() {{ echo "$1 $OUTLAST_JOB_ID {key} $EPOCHREALTIME $2" >> '{witness}'; }}
-say start; {body}; say end {code}; exit {code}
+say start
+{body}
+say end {code}
+exit {code}
 """
 CALL_S = 60.0  #: a call that a living server has not answered by then is an anomaly
 
@@ -66,7 +69,7 @@ class Chaos:
         kind = r.choices(["plain", "daemon", "limit", "cancel", "deaf"], [50, 15, 12, 15, 8])[0]
         body = f"sleep {r.choice([0, 0, 0.1, 0.5, 1, 2, 3])}"
         if kind in ("plain", "daemon"):
-            return Plan(key, body + ("; setsid sleep 300 &" if kind == "daemon" else ""), code)
+            return Plan(key, body + ("\nsetsid sleep 300 &" if kind == "daemon" else ""), code)
         if kind == "deaf":
             return Plan(key, "trap '' TERM; sleep 300", code, cancel_after=r.uniform(0, 2))
         if kind == "limit":
@@ -151,7 +154,9 @@ class Chaos:
             if plan.cancel_after is not None:
                 await asyncio.sleep(plan.cancel_after)
                 known.cancel_asked = True
-                await self.call(client, "cancel_job", job_id=known.job_id)
+                reply = await self.call(client, "cancel_job", job_id=known.job_id)
+                if reply["state"] in FINAL and (left := processes_of({known.job_id})):
+                    self.anomalies.append(f"{known.job_id} is {reply['state']}, but runs: {left}")
             work.clear()
 
     async def call(self, client: Client, tool: str, **arguments: Any) -> dict[str, Any]:

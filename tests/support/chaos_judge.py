@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from mcp import Client
 
 from jobs.finish import read_run_record
@@ -76,6 +77,8 @@ async def judge(chaos: Chaos, fresh: Client) -> None:
             await until(final, SETTLE_S)
         except AssertionError:
             wrong(f"{told.job_id}: still {told.state} {SETTLE_S:g} s after the last kill")
+    if left := processes_of({told.job_id for told in chaos.told.values()}):
+        wrong(f"all jobs have ended, but there run {left}")
     witnessed = read_witness(chaos.witness)
     spans: list[tuple[float, float]] = []
     for told in chaos.told.values():
@@ -83,7 +86,10 @@ async def judge(chaos: Chaos, fresh: Client) -> None:
         seen = witnessed.pop(told.job_id, Witnessed())
         for fault in faults(told, seen, record, chaos.shim_killed[told.job_id]):
             wrong(f"{told.job_id}: {fault}; {told}; {seen}")
-        spans += [(start, record.ended_at) for start in seen.starts if record]
+        if seen.starts and record:
+            # Of a lost job it is only known when a keeper saw that it had gone.
+            ended = [at for at, _ in seen.ends] or [record.ended_at] * (told.state != "lost")
+            spans += [(seen.starts[0], at) for at in ended]
     for job_id, seen in witnessed.items():
         wrong(f"{job_id} ran, but was never told: {seen}")
     if (most := most_at_once(spans)) > chaos.cores:
@@ -96,6 +102,17 @@ async def judge(chaos: Chaos, fresh: Client) -> None:
     asked = {key: [t.job_id, t.state, t.exit_code] for key, t in chaos.told.items()}
     if len(index) != len(rows) or index != asked:
         wrong(f"the index holds other jobs than were told: {index.items() ^ asked.items()}")
+
+
+def processes_of(job_ids: set[str]) -> list[str]:
+    """Everything that runs with the mark of one of the jobs."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            marked = process.environ().get("OUTLAST_JOB_ID") in job_ids
+            if marked and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid}: {' '.join(process.cmdline())[:200]}")
+    return found
 
 
 async def all_leave(chaos: Chaos) -> None:
