@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from mcp import Client
 
-from jobs.finish import read_run_record
-from jobs.model import RunRecord
+from jobs.directory import read_record
+from jobs.model import DEFAULT_PROJECT, RunRecord
+from jobs.paths import Home
 from tests.support.processes import all_of
 from tests.support.wait import until
 
@@ -82,7 +83,8 @@ async def judge(chaos: Chaos, fresh: Client) -> None:
     witnessed = read_witness(chaos.witness)
     spans: list[tuple[float, float]] = []
     for told in chaos.told.values():
-        record = read_run_record(chaos.home / "jobs" / "default" / told.job_id / "run.json")
+        path = Home(chaos.home).job(DEFAULT_PROJECT, told.job_id).run_record
+        record = read_record(path, RunRecord)
         seen = witnessed.pop(told.job_id, Witnessed())
         for fault in faults(told, seen, record, chaos.shim_killed[told.job_id]):
             wrong(f"{told.job_id}: {fault}; {told}; {seen}")

@@ -21,9 +21,9 @@ from unittest import mock
 import psutil
 
 from jobs.clock import now
+from jobs.directory import read_record
 from jobs.errors import JobNotFoundError
-from jobs.finish import read_run_record
-from jobs.model import Job, LaunchRequest
+from jobs.model import Job, LaunchRequest, RunRecord
 from jobs.service import Service
 from jobs.settings import load_settings
 from jobs.states import State
@@ -41,6 +41,7 @@ BODIES = {
     "cancel": DAEMON + "sleep 300; say end 0",
     "queued": "say end 7; exit 7",
     "prune": DAEMON + "say end 7; exit 7",
+    "index": "say end 7; exit 7",
 }
 
 
@@ -56,6 +57,12 @@ class Case:
     @property
     def by_server(self) -> bool:
         return self.point.startswith("server.")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the caller is told that it did not work: all else is carried out, or goes on."""
+        points = ("server.directory_made", "server.index_filled", "server.index_published")
+        return self.action not in ("kill", "stop") and self.point in points
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ UNDISTURBED = {
     "cancel": Seen("cancelled", None, 1, 0),
     "queued": Seen("cancelled", None, 0, 0),
     "prune": Seen("pruned", None, 1, 1),
+    "index": Seen("failed", 7, 1, 1),
 }
 #: Where the shim dies between the start and the record of the end, nobody can know the exit code.
 LOST = {
@@ -195,9 +203,12 @@ async def _prepare(world: World, case: Case, service: Service) -> Job | None:
     if case.scenario == "cancel":
         await until(lambda: world.said("start", job.id))
         await in_state(service, job.id, State.RUNNING)
-    elif case.scenario == "prune":
+    elif case.scenario in ("prune", "index"):
         job = await ended(service, job.id)
         await until(lambda: not all_of(world.home), what="the keeper leaves")
+    if case.scenario == "index":
+        for path in world.home.glob("outlast.db*"):
+            path.unlink()
     return job
 
 
@@ -210,7 +221,9 @@ async def _act(world: World, case: Case, service: Service, job: Job | None) -> d
         else:
             await service.cancel(job.id, wait_s=0)
         return {"job_id": job.id}
-    verb = "launch" if job is None else "prune" if case.scenario == "prune" else "cancel"
+    verb = {"cancel": "cancel", "queued": "cancel", "prune": "prune", "index": "look"}.get(
+        case.scenario, "launch"
+    )
     given = request.model_dump() if job is None else {"job_id": job.id}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.drive", verb, json.dumps(given),
@@ -244,6 +257,9 @@ async def _while_frozen(
 ) -> Job:
     """A frozen server holds up nobody; what waits for a keeper or a shim is told as it is."""
     await until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    if case.scenario == "index":  # who makes the index has it alone: others wait for it
+        assert job is not None
+        return job
     if case.by_server:
         job = await _again(world, case, service, job)
         return job if case.scenario == "prune" else await ended(service, job.id)
@@ -260,7 +276,7 @@ async def _past_the_error(
     """See what an error that stays does, then let it go away."""
     if case.by_server:
         answer = await asyncio.wait_for(asyncio.shield(act), 30)
-        assert ("refused" in answer) == (case.point == "server.directory_made"), answer
+        assert ("refused" in answer) == case.refused, answer
         if job is None and "refused" in answer:
             assert not list(world.home.glob("jobs/*/.*")), "a refused launch left a trace"
         world.disarm(case)
@@ -278,7 +294,7 @@ async def _seen(world: World, case: Case, service: Service, job: Job) -> Seen:
     else:
         job = await ended(service, job.id)
         state, exit_code = job.state.value, job.outcome.exit_code
-        record = read_run_record(service.directory(job).run_record)
+        record = read_record(service.directory(job).run_record, RunRecord)
         assert record is not None
         assert (record.state, record.outcome) == (job.state, job.outcome)
     return Seen(state, exit_code, world.said("start", job.id), world.said("end", job.id))
@@ -307,6 +323,8 @@ async def _all_is_clean(world: World, case: Case, service: Service, job: Job) ->
         for path in world.home.rglob("*")
         if path.name.startswith((".new-", ".gone-"))
         or path.name.endswith(".tmp")
-        or path.name == "secrets.json"
+        or path.name in ("secrets.json", ".outlast.db.link")
     ]
+    indexes = [path for path in world.home.glob("outlast.db.*") if "-" not in path.name]
+    left += [path.name for path in indexes[1:]]
     assert left == []

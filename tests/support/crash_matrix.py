@@ -55,6 +55,7 @@ REACHES = {
     "limit": ["shim.stop_sent"],
     "queued": ["server.wish_written", "server.wish_stored", *_END],
     "prune": ["server.job_set_aside", "server.row_deleted", "server.job_removed"],
+    "index": ["server.index_filled", "server.index_published"],
 }
 #: Errors that the system can answer with at a step; at the others it is asked for nothing that can
 #: fail, or what was asked for has its own answer (an index that cannot be written).
@@ -71,6 +72,8 @@ ERRORS = {
     "shim.started_recorded": "EIO",
     "keeper.alive_stored": "EIO",
     "server.wish_written": "ENOSPC",
+    "server.index_filled": "ENOSPC",
+    "server.index_published": "EIO",
     "keeper.cancelling_stored": "EIO",
     "keeper.stop_ordered": "EMFILE",
     "shim.end_recorded": "ENOSPC",
@@ -99,10 +102,10 @@ def told(case: Case, seen: Seen) -> str:
         what = "exit code 7" if seen.exit_code == 7 else "failed"
     if seen.state in ("failed", "lost"):
         what += {0: ", never ran", 1: ", ran once"}[seen.starts]
-    if case.point == "server.directory_made":
-        what = {"kill": "no job; ", "stop": "no job; "}.get(
-            case.action, "refused; "
-        ) + f"retry: {what}"
+    if case.refused:
+        what = f"refused; the retry: {what}"
+    elif case.point == "server.directory_made":
+        what = f"no job; the retry: {what}"
     return what if case.action in ("kill", "stop") else f"{case.action}: {what}"
 
 

@@ -1,7 +1,7 @@
 """A server that a test may kill: one verb of the service in a process of its own.
 
-`python -m tests.support.drive launch|cancel|prune JSON`; the answer is a line of JSON, or the exit
-code is 1 and the line is the code of the refusal.
+`python -m tests.support.drive launch|cancel|prune|look JSON`; the answer is a line of JSON, or the
+exit code is 1 and the line is the code of the refusal.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ async def _answer(service: Service, verb: str, given: dict[str, Any]) -> dict[st
         launched = await service.launch(LaunchRequest(**given), client="drive")
         return {"job_id": launched.job.id, "reused": launched.reused}
     job = await service.job(given["job_id"])
+    if verb == "look":
+        return {"job_id": job.id, "state": job.state}
     if verb == "cancel":
         job = await service.cancel(job.id)
         return {"job_id": job.id, "state": job.state}
