@@ -54,7 +54,12 @@ REACHES = {
     ],
     "limit": ["shim.stop_sent"],
     "queued": ["server.wish_written", "server.wish_stored", *_END],
-    "prune": ["server.job_set_aside", "server.row_deleted", "server.job_removed"],
+    "prune": [
+        "server.job_set_aside",
+        "server.job_emptied",
+        "server.row_deleted",
+        "server.job_removed",
+    ],
     "index": ["server.index_filled", "server.index_published"],
 }
 #: Errors that the system can answer with at a step; at the others it is asked for nothing that can

@@ -35,7 +35,10 @@ EFFECTS = {
 }
 #: Effects beyond the steps that a function names, and why they need none of their own.
 EXCUSED = {
-    "jobs.cancel.wish_cancel": ("give_birth", "the launch's step, when its server was killed"),
+    "jobs.cancel.wish_cancel": (
+        "give_birth send",
+        "the launch's step, when its server was killed; a wake-up is no step",
+    ),
     "jobs.engines.local._signal_all": ("pidfd_send_signal", "its callers decide"),
     "jobs.engines.local._stop_orphan": (
         "_signal_all _signal_all _signal_all",
@@ -55,11 +58,13 @@ EXCUSED = {
     "jobs.keeper._start": ("give_birth submit", "the launch's step; the engine names its own"),
     "jobs.keeper._start_again": ("move", "back to what it was before `keeper.claimed`"),
     "jobs.keeper._tend_living": ("stop", "one order, given here or by a task"),
+    "jobs.launch._prepare": ("remove_unborn", "as in accept"),
     "jobs.launch.accept": (
-        "remove_unborn remove_unborn remove_unborn remove_unborn insert",
+        "remove_unborn remove_unborn remove_unborn insert",
         "what a kill leaves of a launch that was not accepted is swept later; the second insert "
         "repeats the first in an index that was made anew from the directories",
     ),
+    "jobs.pruning._empty": ("rmtree unlink", "inside what was set aside"),
     "jobs.recovery.sweep_abandoned": ("rmtree rmtree delete", "repeats the steps of a prune"),
     "jobs.service._launched": ("give_birth", "the launch's step"),
     "jobs.service.cancel": ("wish_cancel send", "the wish names its own; a wake-up is none"),
