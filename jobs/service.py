@@ -160,8 +160,7 @@ class Service:
             try:
                 await ensure_keeper(self._home, self._keeper_command, limit_s=2.0)
             except JobError as error:
-                # A launch or a cancel tries again at once.
-                self._keeper_again_at = loop.time() + KEEPER_AGAIN_S
+                self._keeper_again_at = loop.time() + KEEPER_AGAIN_S  # a launch tries at once
                 log.warning("%s", error)
 
     async def list_jobs(
