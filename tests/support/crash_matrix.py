@@ -157,7 +157,7 @@ def main(arguments: list[str]) -> int:
                     verdict = f"BROKEN: {error!r}"
         took = time.monotonic() - began
         print(f"{number:3}/{len(every)} {took:5.1f} s  {case}: {verdict}", file=sys.stderr)
-    if "--write" in arguments and not broken:
+    if "--write" in arguments and not parts and not broken:
         PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), table(results)), encoding="utf-8")
     else:
         print(table(results))
