@@ -2,7 +2,7 @@
 # is looked at again only when it has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check fix
+.PHONY: help demo test bench check fix matrix chaos
 BIN := .venv/bin
 ARGS ?=
 
@@ -18,6 +18,12 @@ test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some)
 
 bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", ARGS=--write for docs/)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+matrix: .venv/.has-test  ## Kill, freeze and fail every step of a job's life; writes docs/crash-matrix.md
+	$(BIN)/python -m tests.support.crash_matrix --write
+
+chaos: .venv/.has-test  ## Kill servers, keepers and shims at random (ARGS="--jobs 300 --kills 300")
+	$(BIN)/python -m tests.support.chaos $(ARGS)
 
 check: .venv/.has-dev  ## Run the linters, the type checker and the layer test
 	$(BIN)/ruff check .

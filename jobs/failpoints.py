@@ -2,8 +2,8 @@
 
 `OUTLAST_FAILPOINTS` names a folder. A file in it that is named after a step arms the step, and says
 what happens there: `kill`, `stop` (SIGSTOP) or the name of an error (`ENOSPC`). `kill` and `stop`
-happen once, and leave the file as `STEP.fired`, holding the pid; an error is raised as long as the
-file is there. Without the variable a step costs one comparison.
+happen once; an error is raised as long as the file is there. All leave `STEP.fired`, which holds
+the pid. Without the variable a step costs one comparison.
 
 Standard library only: the shim, which imports nothing of ours, loads this file when it is armed.
 """
@@ -73,6 +73,8 @@ def _fire(folder: str, point: str) -> None:
             action = file.read().strip()
         if action not in ("kill", "stop"):
             number = getattr(errno, action)
+            with open(path + ".fired", "w", encoding="ascii") as file:
+                file.write(str(os.getpid()))
             raise OSError(number, os.strerror(number))
         with open(f"{path}.{os.getpid()}", "w", encoding="ascii") as file:
             file.write(str(os.getpid()))

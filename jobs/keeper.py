@@ -240,7 +240,8 @@ class Keeper:
         try:
             await self._engine.submit(launched, job_dir, gpu_ids=job.gpu_ids, attempt=job.attempt)
         except OSError as error:
-            await self._start_again(job, f"{error}")
+            if (await self._engine.poll(job_dir)).phase is Phase.NEVER_STARTED:
+                await self._start_again(job, f"{error}")
 
     async def _start_again(self, job: Job, why: str) -> None:
         """Back to the queue: nothing has run yet. Not for ever."""
@@ -281,6 +282,9 @@ class Keeper:
         """Write the run record, then make the job final. Repeated after a crash, both agree."""
         job_dir = self._home.job(job.project, job.id)
         reach("keeper.end_seen")
+        if sighting.phase is Phase.VANISHED:
+            with contextlib.suppress(OSError):  # what its supervisor would have ended
+                await self._engine.stop(job_dir, grace_s=0)
         async with self._finishers:
             record = read_record(job_dir.run_record, RunRecord)
             if record is None:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,11 +27,14 @@ def take_keeper_lock(home: Home) -> int | None:
     """The one keeper's lock, held till the process ends; none when another keeper has it."""
     home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(home.keeper_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in range(5):
+    tries, give_up_at = 5, time.monotonic() + START_LIMIT_S / 2
+    while tries:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(0.001)  # a prober may hold it for microseconds
+            if not _is_dying(_read_info(fd)) or time.monotonic() > give_up_at:
+                tries -= 1  # a prober may hold it for microseconds
+            time.sleep(0.001)
             continue
         _write_info(fd)
         return fd
@@ -44,8 +48,30 @@ def _write_info(fd: int) -> None:
     os.pwrite(fd, content, 0)
 
 
+def _read_info(fd: int) -> dict[str, str | int]:
+    try:
+        return dict(json.loads(os.pread(fd, 1000, 0)))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _is_dying(info: dict[str, str | int]) -> bool:
+    """Whether the process has been killed and the kernel is still taking it apart.
+
+    Its lock and its FIFO last some milliseconds longer than it can do anything: until the memory
+    of its last thread is given back. This says only that the lock is about to be free.
+    """
+    try:
+        with open(f"/proc/{info.get('pid')}/status", encoding="ascii", errors="replace") as file:
+            fields = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+        killed = int(fields["ShdPnd"], 16) >> (signal.SIGKILL - 1) & 1
+        return bool(killed) or fields["State"][0] in "ZX"
+    except (OSError, ValueError, LookupError):
+        return False
+
+
 def keeper_info(home: Home) -> dict[str, str | int] | None:
-    """pid and version of the keeper that is alive now; none when there is none."""
+    """pid and version of the keeper that is alive now; none when there is none, or a dying one."""
     try:
         fd = os.open(home.keeper_lock, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -54,10 +80,8 @@ def keeper_info(home: Home) -> dict[str, str | int] | None:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
     except BlockingIOError:
-        try:
-            return dict(json.loads(os.pread(fd, 1000, 0)))
-        except ValueError:
-            return {}
+        info = _read_info(fd)
+        return None if _is_dying(info) else info
     finally:
         os.close(fd)
 
@@ -95,13 +119,13 @@ async def ensure_keeper(
     pause_s = 0.01
     while True:
         info = keeper_info(home)
-        if info is not None and not asked_to_leave and _older(info):
+        if info is None:  # what still listens is dying, and would take the order along
+            await asyncio.to_thread(_start, home, command)
+            pause_s = min(2 * pause_s, 0.2)  # one that dies at once is not started at full speed
+        elif not asked_to_leave and _older(info):
             asked_to_leave = send(home, LEAVE)
         elif send(home, WAKE):
             return
-        elif info is None:
-            await asyncio.to_thread(_start, home, command)
-            pause_s = min(2 * pause_s, 0.2)  # one that dies at once is not started at full speed
         if asyncio.get_running_loop().time() > deadline:
             raise KeeperUnreachableError(
                 f"No keeper has come up within {limit_s:g} s; {home.keeper_log} says why."

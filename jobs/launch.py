@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -49,6 +50,8 @@ from jobs.patterns import check_glob
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
 from jobs.store import DuplicateJobIdError, Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,12 @@ async def accept(
         if job.id != manifest.job_id:  # the same key came in by another server just now
             remove_unborn(home, manifest)
             continue
-        reach("server.accepted")
-        await asyncio.to_thread(give_birth, home, job)
-        reach("server.named")
+        try:
+            reach("server.accepted")
+            await asyncio.to_thread(give_birth, home, job)
+            reach("server.named")
+        except OSError as error:  # the job is accepted: its ID must reach the caller
+            log.warning("%s: the keeper is to name its directory: %s", job.id, error)
         if not store.is_current():
             # Made anew from the directories, perhaps a moment before ours was seen among them.
             with contextlib.suppress(DuplicateJobIdError):
@@ -121,6 +127,7 @@ def _prepare(
         return None
     except OSError as error:
         home = settings.state
+        remove_unborn(home, launch.manifest)
         if not home.root.is_dir():
             raise StateDirectoryError.gone(home.root) from None
         if DiskFullError.is_cause(error.errno):

@@ -46,6 +46,7 @@ from jobs.store import Store
 log = logging.getLogger(__name__)
 
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
+KEEPER_AGAIN_S = 15.0  #: between attempts of reads to bring a keeper that does not come
 MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
 MAX_LIST = 100
 MAX_LINES = 1000
@@ -66,7 +67,7 @@ class Service:
         self._home = settings.state
         self._manifests = manifests
         self._keeper_command = keeper_command
-        self._keeper_fails = False
+        self._keeper_again_at = 0.0
         self.pruner = Pruner(store=store, home=self._home)
 
     async def launch(
@@ -88,7 +89,7 @@ class Service:
             return replace(launched, warning=str(error))
         launched = replace(launched, warning=self.disk_warning())
         reach("server.keeper_called")
-        self._keeper_fails = False
+        self._keeper_again_at = 0.0
         until = _ended if wait_s is not None else _known
         job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
         return replace(launched, job=job)
@@ -154,11 +155,12 @@ class Service:
 
         What is asked can be answered without one, so that this never fails.
         """
-        if keeper_info(self._home) is None and not self._keeper_fails:
+        loop = asyncio.get_running_loop()
+        if keeper_info(self._home) is None and loop.time() >= self._keeper_again_at:
             try:
                 await ensure_keeper(self._home, self._keeper_command, limit_s=2.0)
             except JobError as error:
-                self._keeper_fails = True  # a launch or a cancel tries again
+                self._keeper_again_at = loop.time() + KEEPER_AGAIN_S  # a launch tries at once
                 log.warning("%s", error)
 
     async def list_jobs(
@@ -250,7 +252,7 @@ class Service:
         if job.is_final:
             return job
         await wish_cancel(self._store, self._home, job, reason=reason, grace_s=grace_s)
-        self._keeper_fails = False
+        self._keeper_again_at = 0.0
         await self._revive_keeper()
         send(self._home, WAKE)
         return await self._wait(job, _ended, wait_s)

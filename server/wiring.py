@@ -60,18 +60,23 @@ def run_keeper(home: Home) -> NoReturn:
     )
 
     async def keep() -> None:
-        settings = load_settings(home=home.root)
-        store = await open_store(home)
-        reach("keeper.begun")
-        engine = LocalEngine(home.wake, keeper_command(home))
-        await Keeper(store=store, engine=engine, home=home, settings=settings).run()
-        await store.close()
-        # Another keeper may be waiting for our lock, and a thread of ours may hash for minutes;
-        # the next keeper does that again.
-        os._exit(0)
+        status = 1
+        try:
+            settings = load_settings(home=home.root)
+            store = await open_store(home)
+            reach("keeper.begun")
+            engine = LocalEngine(home.wake, keeper_command(home))
+            await Keeper(store=store, engine=engine, home=home, settings=settings).run()
+            await store.close()
+            status = 0
+        except JobError as error:
+            logging.error("%s", error)
+        except BaseException:
+            logging.exception("this keeper has to end; the next one carries on")
+        # Whatever it was: a process that lingers holds the lock, and keeps the next keeper out. A
+        # thread of ours may hash for minutes, and the index's waits for ever when it is not closed.
+        logging.shutdown()
+        os._exit(status)
 
-    try:
-        asyncio.run(keep())
-    except JobError as error:
-        logging.error("%s", error)
-    os._exit(1)  # not to wait for the thread of a connection that is still open
+    asyncio.run(keep())
+    raise AssertionError("a keeper leaves by os._exit")

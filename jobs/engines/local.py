@@ -75,9 +75,11 @@ class LocalEngine:
             os.close(control)
 
     async def _stop_orphan(self, job_dir: JobDir, grace_s: float) -> None:
-        """End a command whose shim is dead, as far as it can be told from others' processes."""
+        """End what a dead shim left, as far as it can be told from others' processes."""
         sighting = look(job_dir)
-        if sighting.phase is not Phase.ORPHANED or sighting.started is None:
+        if sighting.phase not in (Phase.ORPHANED, Phase.VANISHED) or sighting.started is None:
+            return
+        if sighting.started.boot_id != clock.boot_id():
             return
         family = list(_family(sighting.started, job_dir))
         _signal_all(family, signal.SIGTERM)

@@ -73,7 +73,10 @@ class Shim:
         write_file(".started.tmp", started % identity, publish_as="started")
         reach("shim.started_recorded")
         self.started_at = time.monotonic()
-        os.write(gate, b"g")
+        try:
+            os.write(gate, b"g")
+        except BrokenPipeError:
+            pass  # it ended at the gate: `watch` sees why
         os.close(gate)
         reach("shim.gate_opened")
         self.watch()
@@ -272,11 +275,13 @@ class Shim:
 
     def tell_keeper(self) -> None:
         """Wake the keeper, or become one: else queued jobs would wait for somebody to ask."""
+        keeper: list[bytes] = []
         try:
             os.write(os.open(self.order.wake, os.O_WRONLY | os.O_NONBLOCK), b"w\n")
         except FileNotFoundError:
             pass  # the state directory is gone
         except OSError:
-            reach("shim.keeper_told")
-            os.execve(self.order.keeper[0], self.order.keeper, os.environ)
+            keeper = self.order.keeper
         reach("shim.keeper_told")
+        if keeper:
+            os.execve(keeper[0], keeper, os.environ)

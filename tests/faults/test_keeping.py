@@ -105,9 +105,37 @@ async def test_a_keeper_is_brought_back_once_a_launch_has_shown_that_it_can_be(
     (home.parent / "config.toml").write_text("", encoding="utf-8")
     await launch(service, "true", wait_s=10)
     await kill_keeper()
+    await service.job(job.id)  # once is enough
+    await until(lambda: keeper_pid(home))
 
-    async def is_back() -> bool:
+
+async def test_reads_try_again_after_a_while_to_bring_a_keeper(
+    service: Service, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await launch(service, "sleep", "60")
+    keeper = keeper_pid(home)
+    assert keeper is not None
+    (home.parent / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    kill(keeper)
+    monkeypatch.setattr("jobs.service.KEEPER_AGAIN_S", 0.0)
+    await service.job(job.id)  # in vain
+    await until(lambda: keeper_pid(home) is None)
+    (home.parent / "config.toml").write_text("", encoding="utf-8")
+    await service.job(job.id)
+    await until(lambda: keeper_pid(home))
+
+
+@pytest.mark.parametrize("wait_for_its_end", [False, True])
+async def test_one_read_brings_a_keeper_back_while_the_kernel_still_takes_the_old_one_apart(
+    service: Service, home: Path, wait_for_its_end: bool
+) -> None:
+    """Its lock is held, and its FIFO open, for some milliseconds after it was killed."""
+    job = await launch(service, "sleep", "60")
+    for _ in range(6):
+        old = keeper_pid(home)
+        assert old is not None
+        kill(old)
+        if wait_for_its_end:
+            await until(lambda pid=old: not is_running(pid))
         await service.job(job.id)
-        return keeper_pid(home) is not None
-
-    await until(is_back)
+        await until(lambda pid=old: keeper_pid(home) not in (None, pid))

@@ -54,15 +54,23 @@ async def test_exit_codes_survive_server_and_keeper(home: Path, tmp_path: Path) 
 
 
 async def test_a_killed_keeper_starts_nothing_twice(service: Service, home: Path) -> None:
-    """The keeper is killed again and again while 40 jobs are started and finished."""
+    """The keeper is killed as soon as it has moved a job, again and again, while 40 jobs run."""
     witness = home.parent / "witness"
 
+    async def moved() -> list[tuple[str, State]]:
+        jobs = await service._store.in_states(set(State) - {State.QUEUED})
+        return [(job.id, job.state) for job in jobs]
+
     async def killer() -> None:
-        while True:
+        for _ in range(12):
+            before = await moved()
+
+            async def has_moved(before: list[tuple[str, State]] = before) -> bool:
+                return await moved() != before
+
+            await until(has_moved, 60)
             if (pid := keeper_pid(home)) is not None:
-                await asyncio.sleep(0.15)
                 kill(pid)
-            await asyncio.sleep(0.01)
 
     killing = asyncio.get_running_loop().create_task(killer())
     try:
@@ -70,6 +78,8 @@ async def test_a_killed_keeper_starts_nothing_twice(service: Service, home: Path
             await bash(service, f"echo $OUTLAST_JOB_ID >> {witness}; exit {n % 3}", wait_s=0)
             for n in range(40)
         ]
+        for n, job in enumerate(jobs):
+            jobs[n] = await ended(service, job.id)
     finally:
         killing.cancel()
         await asyncio.wait([killing])
@@ -169,3 +179,19 @@ async def test_a_job_directory_that_goes_missing(service: Service, home: Path, w
     kill(*[process.pid for pid in shim_pids(home) for process in psutil.Process(pid).children()])
     job = await ended(service, job.id)
     assert job.state in (State.LOST, State.FAILED)
+
+
+async def test_a_command_that_ends_before_its_start_says_why(
+    service: Service, tmp_path: Path
+) -> None:
+    """Its folder is removed while it waits for its turn, so that it ends before the gate opens."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    blocker = await launch(service, "sleep", "60", resources={"cores": 8})
+    job = await launch(service, "true", cwd=str(folder))
+    assert job.state is State.QUEUED
+    folder.rmdir()
+    await service.cancel(blocker.id)
+    job = await ended(service, job.id)
+    assert job.state is State.FAILED
+    assert "could not be started: working directory" in (job.outcome.reason or "")

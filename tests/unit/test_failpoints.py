@@ -1,0 +1,128 @@
+"""Every step that lasts, or ends something, has a name in the table of failpoints."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from jobs.failpoints import POINTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WATCHED = [
+    "jobs/cancel.py",
+    "jobs/engines/local.py",
+    "jobs/engines/shim.py",
+    "jobs/engines/shim_job.py",
+    "jobs/finish.py",
+    "jobs/index.py",
+    "jobs/keeper.py",
+    "jobs/launch.py",
+    "jobs/pruning.py",
+    "jobs/recovery.py",
+    "jobs/service.py",
+]
+#: Calls that change what the next process finds: files, rows, processes. By the last part of the
+#: name: `os.unlink`, `path.unlink` and `unlink` are one.
+EFFECTS = {
+    *("make_unborn", "remove_unborn", "give_birth", "write_durable", "write_synced", "write_file"),
+    *("rename", "unlink", "rmtree", "rmdir", "mkfifo", "pwrite"),
+    *("insert", "claim", "move", "delete", "wish_cancel"),
+    *("Popen", "fork", "execve", "kill", "killpg", "send", "_signal_all", "pidfd_send_signal"),
+    *("submit", "stop", "_stop_orphan"),
+}
+#: Effects beyond the steps that a function names, and why they need none of their own.
+EXCUSED = {
+    "jobs.cancel.wish_cancel": (
+        "give_birth send",
+        "the launch's step, when its server was killed; a wake-up is no step",
+    ),
+    "jobs.engines.local._signal_all": ("pidfd_send_signal", "its callers decide"),
+    "jobs.engines.local._stop_orphan": (
+        "_signal_all _signal_all _signal_all",
+        "nothing is recorded: the next pass looks again and goes on",
+    ),
+    "jobs.engines.local.stop": ("_stop_orphan", "`keeper.stop_ordered` follows in the keeper"),
+    "jobs.engines.shim_job.end_all": ("send send", "`shim.tree_ended` follows in run"),
+    "jobs.engines.shim_job.fork": ("fork execve", "`shim.forked` follows in run"),
+    "jobs.engines.shim_job.obey": ("stop", "`shim.stop_sent` is in stop"),
+    "jobs.engines.shim_job.prepare": ("write_file mkfifo", "`shim.prepared` follows in run"),
+    "jobs.engines.shim_job.record": ("unlink", "tidies up what nobody reads any more"),
+    "jobs.engines.shim_job.stop": ("send", "the second signal only lets the first arrive"),
+    "jobs.engines.shim_job.watch": ("send stop stop stop", "`shim.stop_sent` is in stop"),
+    "jobs.index.replace": ("unlink", "whoever opens next finds no index, and makes it"),
+    "jobs.keeper._end_unstarted": ("give_birth", "the launch's step"),
+    "jobs.keeper._pass": ("wish_cancel", "its own wish: a pass that finds none wishes again"),
+    "jobs.keeper._start": ("give_birth submit", "the launch's step; the engine names its own"),
+    "jobs.keeper._start_again": ("move", "back to what it was before `keeper.claimed`"),
+    "jobs.keeper._tend_living": ("stop", "one order, given here or by a task"),
+    "jobs.launch._prepare": ("remove_unborn", "as in accept"),
+    "jobs.launch.accept": (
+        "remove_unborn remove_unborn remove_unborn insert",
+        "what a kill leaves of a launch that was not accepted is swept later; the second insert "
+        "repeats the first in an index that was made anew from the directories",
+    ),
+    "jobs.pruning._empty": ("rmtree unlink", "inside what was set aside"),
+    "jobs.recovery.sweep_abandoned": ("rmtree rmtree delete", "repeats the steps of a prune"),
+    "jobs.service._launched": ("give_birth", "the launch's step"),
+    "jobs.service.cancel": ("wish_cancel send", "the wish names its own; a wake-up is none"),
+}
+
+
+def calls(node: ast.AST) -> list[str]:
+    """The last part of the name of everything that is called or handed to be called."""
+    names = []
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Call):
+            for called in (inner.func, *inner.args):  # to_thread(write_durable, ...)
+                if isinstance(called, ast.Attribute | ast.Name):
+                    names.append(called.attr if isinstance(called, ast.Attribute) else called.id)
+    return names
+
+
+def functions(path: Path) -> dict[str, list[str]]:
+    """What each function calls; what is nested in one belongs to it."""
+    module = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    found: dict[str, list[str]] = {}
+
+    def visit(node: ast.AST) -> None:
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[f"{module}.{inner.name}"] = calls(inner)
+            elif isinstance(inner, ast.ClassDef):
+                visit(inner)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("name", WATCHED)
+def test_what_lasts_is_a_named_step(name: str) -> None:
+    for function, called in functions(ROOT / name).items():
+        effects = Counter(call for call in called if call in EFFECTS)
+        excused = Counter(EXCUSED.get(function, ("", ""))[0].split())
+        assert excused <= effects, f"{function}: an excuse for what it does not do"
+        nameless = effects - excused
+        assert nameless.total() <= called.count("reach"), (
+            f"{function} does {', '.join(nameless)} with {called.count('reach')} calls of reach: "
+            "give the new step a point in jobs/failpoints.py and a scenario in the crash matrix"
+        )
+
+
+def test_every_excuse_is_of_a_function_that_is_there() -> None:
+    there = {function for name in WATCHED for function in functions(ROOT / name)}
+    assert set(EXCUSED) <= there
+
+
+def test_every_step_is_reached_in_one_place_and_every_reach_names_a_step() -> None:
+    reached: Counter[str] = Counter()
+    for path in [*ROOT.glob("jobs/**/*.py"), *ROOT.glob("server/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "reach":
+                (name,) = node.args
+                assert isinstance(name, ast.Constant), f"{path}: a step is named by its text"
+                reached[name.value] += 1
+    assert set(reached) == set(POINTS)
+    assert set(reached.values()) == {1}, reached
