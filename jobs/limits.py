@@ -34,9 +34,9 @@ class Limits(Model):
         """`4096 processes (cgroup), 900 MB memory (cgroup)`"""
         words = []
         if self.processes is not None:
-            of = " of the user" if self.processes_by == "rlimit" else ""
+            of = " more of the user" if self.processes_by == "rlimit" else ""
             words.append(f"{self.processes} processes{of} ({self.processes_by})")
         if self.memory_mb is not None:
-            each = " for each process" if self.memory_mb_by == "rlimit" else ""
+            each = " per process" if self.memory_mb_by == "rlimit" else ""
             words.append(f"{self.memory_mb} MB memory{each} ({self.memory_mb_by})")
         return ", ".join(words) or "none"

@@ -148,12 +148,12 @@ def limit_hit(bounds: list[Bound]) -> bytes:
             continue
         if bound.kind == b"memory_mb":
             # A kill may also come of the whole machine's need: then our limit was not reached.
-            ours = count(folder + b"memory.events.local", b"oom") or count(
-                folder + b"memory.failcnt"
-            )
-            killed = count(folder + b"memory.events", b"oom_kill") or count(
-                folder + b"memory.oom_control", b"oom_kill"
-            )
+            ours = count(folder + b"memory.events.local", b"oom")
+            killed = count(folder + b"memory.events", b"oom_kill")
+            if not ours:  # v1, which keeps the peak; it is charged in steps
+                names = (b"memory.max_usage_in_bytes", b"memory.memsw.max_usage_in_bytes")
+                ours = max(count(folder + name) for name in names) >= (bound.most - 1) << 20
+                killed = count(folder + b"memory.oom_control", b"oom_kill")
             if ours and killed:
                 return bound.kind
         elif count(folder + b"pids.events", b"max"):
