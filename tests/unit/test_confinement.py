@@ -1,4 +1,4 @@
-"""Where cgroups are and how their limits are written, for systems that are not this one; rlimits."""
+"""Where cgroups are and how limits are written, for systems that are not this one; rlimits."""
 
 from __future__ import annotations
 
@@ -107,10 +107,8 @@ def test_limits_are_written_as_the_kernel_reads_them(tmp_path: Path) -> None:
 def test_which_limit_was_reached(tmp_path: Path, files: dict[str, str], hit: bytes) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="ascii")
-    bounds = [
-        Bound(b"%b 0 %b" % (what, bytes(tmp_path))) for what in (b"processes 50", b"member 0")
-    ]
-    bounds.append(Bound(b"memory_mb 90 0 " + bytes(tmp_path)))
+    orders = ("member 0 0", "processes 50 0", "memory_mb 90 0")
+    bounds = [Bound(f"{order} {tmp_path}".encode()) for order in orders]
     assert limit_hit(bounds) == hit
 
 
