@@ -41,16 +41,12 @@ class LocalEngine:
         self._home = Home(wake.parent)
         self._confinement = Confinement(self._home)
         self._orphans = Orphans(self._confinement)
-        self._tidied = False
+        self._remove_leftovers()  # now, as no claimed job shall wait for it
 
     async def submit(
         self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
     ) -> Sighting:
         """Start the shim and wait till it has started the command, or has failed to."""
-        if not self._tidied:
-            self._tidied = True
-            self._remove_leftovers()
-
         def order() -> bytes:
             cgroups, bounds = self._confinement.prepare(job_dir, launched.bounds)
             reach("keeper.cgroups_made")
