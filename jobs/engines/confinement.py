@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -98,8 +97,8 @@ class Confinement:
 
 
 def find_places(trial: str, proc: Path = Path("/proc/self")) -> list[Place]:
-    """Where cgroups can be made, found by making one of the name `trial` and moving a process
-    into it. Changes nothing else; empty where there are none."""
+    """Where cgroups can be made, found by making one of the name `trial`. Changes nothing
+    else; empty where there are none."""
     try:
         mounts = (proc / "mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
         own = (proc / "cgroup").read_text(encoding="utf-8", errors="surrogateescape")
@@ -162,15 +161,18 @@ def _plain(word: str) -> str:
 
 def _try(folder: Path, name: str, files: dict[str, str]) -> Place | None:
     """The place that `folder` is, with those of the files that cgroups have there."""
+    # Whoever may write to the first cgroup above both may move processes between them. Not tried
+    # with a process: that takes tens of milliseconds at times, and each keeper begins with this.
+    if not os.access(folder / "cgroup.procs", os.W_OK):
+        return None
     trial = folder / name
     try:
-        if not (folder / "cgroup.procs").exists():
-            return None
         trial.mkdir()
-        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as cat:
-            put(bytes(trial / "cgroup.procs"), b"%d" % cat.pid)
+        kind = trial / "cgroup.type"  # of v2; what is below threads, for instance, takes nobody
+        if kind.exists() and kind.read_text(encoding="ascii").strip() != "domain":
+            return None
         return Place(
-            folder, {kind: file for kind, file in files.items() if (trial / file).exists()}
+            folder, {name: file for name, file in files.items() if (trial / file).exists()}
         )
     except OSError:
         return None

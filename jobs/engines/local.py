@@ -47,6 +47,7 @@ class LocalEngine:
         self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
     ) -> Sighting:
         """Start the shim and wait till it has started the command, or has failed to."""
+
         def order() -> bytes:
             cgroups, bounds = self._confinement.prepare(job_dir, launched.bounds)
             reach("keeper.cgroups_made")
