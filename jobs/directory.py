@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from jobs import clock
 from jobs.errors import InputUnusableError
 from jobs.files import sync_directory, write_file, write_synced
-from jobs.model import InputFile, Job, LaunchManifest
+from jobs.limits import Limits
+from jobs.model import InputFile, Job, LaunchManifest, StartedRecord
 from jobs.paths import Home, JobDir
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -110,6 +111,12 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
         return kind.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def read_limits(job_dir: JobDir) -> Limits | None:
+    """What the job is held to; none when that is nothing, or it has not started."""
+    started = read_record(job_dir.started, StartedRecord)
+    return started.limits if started else None
 
 
 def describe_input(path: Path) -> InputFile:

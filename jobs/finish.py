@@ -8,6 +8,7 @@ from jobs.directory import read_launch_manifest
 from jobs.engines.base import Sighting
 from jobs.failpoints import reach
 from jobs.files import write_durable
+from jobs.limits import Limits
 from jobs.model import ArtifactScan, ExitRecord, Job, JobEvent, LaunchManifest, RunRecord
 from jobs.paths import JobDir
 from jobs.states import after
@@ -31,7 +32,8 @@ def conclude(
         # Later than that, if the clock was set back while it ran.
         started_at = min(started_at, sighting.exit.ended_at - sighting.exit.wall_s)
     verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
-    return write_up(job, job_dir, verdict, events, found, sighting.exit, started_at)
+    limits = sighting.started.limits if sighting.started else None
+    return write_up(job, job_dir, verdict, events, found, sighting.exit, started_at, limits)
 
 
 def write_up(
@@ -42,12 +44,13 @@ def write_up(
     found: ArtifactScan | None = None,
     ended: ExitRecord | None = None,
     started_at: float | None = None,
+    limits: Limits | None = None,
 ) -> RunRecord:
     """Write run.json, durably, if there is still a job directory. Blocks."""
     ended_at = ended.ended_at if ended else clock.now()
     state = after(job.state, verdict.event)
     last = JobEvent(at=ended_at, event=verdict.event, state=state, detail=verdict.outcome.reason)
-    used = {"wall_s", "user_s", "system_s", "max_rss_kb", "survivors"}
+    used = {"wall_s", "user_s", "system_s", "max_rss_kb", "survivors", "limit_hit"}
     record = RunRecord(
         schema=1,
         job_id=job.id,
@@ -56,6 +59,7 @@ def write_up(
         created_at=job.created_at,
         started_at=started_at,
         ended_at=ended_at,
+        limits=limits,
         attempt=job.attempt,
         artifacts=found or ArtifactScan(artifacts=[], total_size=0),
         events=[*events, last],

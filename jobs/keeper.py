@@ -282,9 +282,6 @@ class Keeper:
         """Write the run record, then make the job final. Repeated after a crash, both agree."""
         job_dir = self._home.job(job.project, job.id)
         reach("keeper.end_seen")
-        if sighting.phase is Phase.VANISHED:
-            with contextlib.suppress(OSError):  # what its supervisor would have ended
-                await self._engine.stop(job_dir, grace_s=0)
         async with self._finishers:
             record = read_record(job_dir.run_record, RunRecord)
             if record is None:

@@ -35,6 +35,7 @@ from jobs.errors import (
 )
 from jobs.failpoints import reach
 from jobs.files import check_relative
+from jobs.limits import Bounds
 from jobs.manifests import Manifest, Manifests
 from jobs.model import (
     DEFAULT_PROJECT,
@@ -225,6 +226,11 @@ def resolve(
         outputs=[*(kind.file.output if kind else []), *_outputs(request.outputs)],
         rules=kind.rules_for(params) if kind else {},
         resources=resources,
+        bounds=Bounds(
+            processes=settings.max_processes,
+            memory_mb=resources.memory_mb or settings.memory_mb,
+            process_memory_mb=request.resources.memory_mb or 0,
+        ),
         time_limit_s=default_limit if request.time_limit_s is None else request.time_limit_s,
         grace_s=grace_s,
         stop_signal=run.stop_signal if run else "TERM",

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jobs.limits import Bounds, LimitName, Limits
 from jobs.states import FINAL, State
 
 SCHEMA = 1  #: of job.json and run.json
@@ -139,6 +140,7 @@ class LaunchManifest(Model):
     outputs: list[OutputRule] = []
     rules: Rules = Rules()
     resources: Resources
+    bounds: Bounds = Bounds()
     time_limit_s: float = 0  #: 0: none
     grace_s: float = 10  #: between the request to end and the kill
     stop_signal: str = "TERM"
@@ -222,6 +224,7 @@ class ExitRecord(Model):
     system_s: float
     max_rss_kb: int
     survivors: list[int] = []
+    limit_hit: LimitName | None = None
 
 
 class StartedRecord(Model):
@@ -233,6 +236,8 @@ class StartedRecord(Model):
     started_at: float
     attempt: int = 1
     gpu_ids: list[int] = []
+    cgroups: list[str] = []  #: folders that were made for the job, and go with it
+    limits: Limits | None = None
 
 
 class CancelWish(Model):
@@ -283,6 +288,8 @@ class RunRecord(Model):
     system_s: float | None = None
     max_rss_kb: int | None = None
     survivors: list[int] = []
+    limits: Limits | None = None
+    limit_hit: LimitName | None = None
     attempt: int
     artifacts: ArtifactScan
     events: list[JobEvent]

@@ -55,7 +55,11 @@ def judge(
     name = signal_name(record.signal) if record.signal is not None else None
     facts = {"exit_code": record.exit_code, "signal": name}
 
+    limit = _limit_hit(sighting)
+
     def verdict(event: Event, reason: str | None) -> Verdict:
+        if limit:
+            reason = f"{limit} {reason or ''}".strip()
         if record.survivors:
             pids = ", ".join(map(str, record.survivors))
             reason = f"{reason or ''} Processes that even SIGKILL did not end: {pids}.".strip()
@@ -64,15 +68,16 @@ def judge(
     if record.why == "cancelled":
         return verdict(Event.END_CANCELLED, cancelled_because(cancel_reason))
     if record.why == "timeout":
-        limit = launched.time_limit_s if launched else record.wall_s
-        return verdict(Event.END_TIMED_OUT, f"The time limit of {limit:g} s had passed.")
+        seconds = launched.time_limit_s if launched else record.wall_s
+        return verdict(Event.END_TIMED_OUT, f"The time limit of {seconds:g} s had passed.")
     if record.why == "start_error":
         return verdict(Event.FAIL, f"It could not be started: {record.error}.")
     if record.why == "terminated":
         return verdict(Event.FAIL, "Its supervisor was told to end, as at a shutdown.")
     said = f" {error_line}" if error_line else ""
     if name is not None:
-        hint = " The system may have run out of memory." if name == "SIGKILL" else ""
+        unknown = name == "SIGKILL" and limit is None
+        hint = " The system may have run out of memory." if unknown else ""
         return verdict(Event.FAIL, f"Killed by {name}.{hint}{said}")
     if record.exit_code != 0:
         meanings = launched.rules.exit_codes if launched else {}
@@ -86,7 +91,20 @@ def judge(
         return verdict(
             Event.FAIL, f"Exit code 0, but a required output is missing: {', '.join(missing)}."
         )
+    if limit:  # a fork was refused, or a process killed: not what the program was meant to do
+        return verdict(Event.FAIL, f"Exit code 0 all the same.{said}")
     return verdict(Event.SUCCEED, None)
+
+
+def _limit_hit(sighting: Sighting) -> str | None:
+    """The sentence that tells of a limit that the job ran into, whatever became of it then."""
+    hit = sighting.exit.limit_hit if sighting.exit else None
+    limits = sighting.started.limits if sighting.started else None
+    if hit is None or limits is None:
+        return None
+    if hit == "memory_mb":
+        return f"Its memory limit of {limits.memory_mb} MB was reached."
+    return f"Its limit of {limits.processes} processes was reached."
 
 
 def cancelled_because(reason: str | None) -> str | None:

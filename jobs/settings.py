@@ -51,12 +51,13 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=lambda: platformdirs.user_state_path("outlast"))
     cores: int = Field(default_factory=lambda: _usable_cores(), ge=1)
-    memory_mb: int = Field(default_factory=lambda: int(psutil.virtual_memory().total >> 20), ge=1)
+    memory_mb: int = Field(default_factory=lambda: _usable_memory_mb(), ge=1)
     gpus: int = Field(default_factory=lambda: _count_gpus(), ge=0)
     path: list[str] = []  #: folders put before the PATH of every job
     pass_env: list[str] = []  #: further variables that jobs get from the server's environment
     environments: dict[str, NamedEnvironment] = {}
     manifest_dirs: list[Path] = []  #: folders with manifests of your own
+    max_processes: int = Field(4096, ge=0, le=1 << 22)  #: and threads, of one job; 0: no limit
     grace_s: float = Field(10, ge=0, le=3600)  #: between the request to end a job and the kill
     keeper_idle_s: float = Field(30, ge=0)  #: the keeper leaves when it has had no work so long
     copy_limit_mb: int = Field(1024, ge=0)  #: inputs of one launch that are copied
@@ -133,6 +134,11 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _usable_memory_mb() -> int:
+    """Nine tenths: a job that takes all it may shall end before the machine suffers."""
+    return max(1, int(psutil.virtual_memory().total >> 20) * 9 // 10)
 
 
 def _count_gpus() -> int:

@@ -223,13 +223,15 @@ async def watch_job(service: Service, job: Job) -> Job:
 
 def tell_job(service: Service, job: Job, *, as_json: bool) -> None:
     """Print the job, as a block or as JSON."""
+    from jobs.directory import read_limits
     from server import cli_views, replies
 
-    job_dir = str(service.directory(job).root)
+    job_dir = service.directory(job)
+    root, limits = str(job_dir.root), read_limits(job_dir)
     if as_json:
-        print_reply(replies.job_data(job, job_dir))
+        print_reply(replies.one_job(job, root, "", limits)[1])
     else:
-        show(cli_views.job_block(job, job_dir, service.last_line(job)))
+        show(cli_views.job_block(job, root, service.last_line(job), limits))
 
 
 def _short(job: Job) -> str:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs import clock
+from jobs.limits import Limits
 from jobs.model import Artifact, ArtifactPage, Job
 from jobs.states import State
 from jobs.text import shown, size
@@ -77,12 +78,16 @@ def _how(job: Job) -> str:
     return shown(job.wait_reason or "")
 
 
-def job_block(job: Job, job_dir: str, last: tuple[str, str] | None) -> RenderableType:
+def job_block(
+    job: Job, job_dir: str, last: tuple[str, str] | None, limits: Limits | None
+) -> RenderableType:
     """One job whole, with what to do next."""
     grid = _facts()
     kind = f", manifest {job.manifest}" if job.manifest else ""
     grid.add_row("name", Text(f"{shown(job.name, 100)}, project {shown(job.project)}{kind}"))
     grid.add_row("launched", Text(f"{when(job.created_at)}, holds {_resources(job)}"))
+    if limits is not None:
+        grid.add_row("limits", Text(str(limits)))
     progress = job.progress
     if progress is not None and not job.is_final:
         if progress.fraction is not None:

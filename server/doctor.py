@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from jobs import __version__, keeping
+from jobs.directory import read_limits
 from jobs.environment import job_path, named_environment
 from jobs.errors import JobError, SettingsError, SoftwareMissingError
 from jobs.launch import check_software
+from jobs.limits import Limits
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
@@ -64,7 +66,7 @@ async def all_checks() -> list[Check]:
         return [*checks, Check("configuration", "fail", error.cause, error.next_step)]
     checks += [_config(), *_state_directory(settings), await _jobs_and_keeper(settings)]
     checks += [_path(settings), _slots(settings), *check_manifests(settings)]
-    return [*checks, await _trial_job()]
+    return [*checks, *await _trial_job()]
 
 
 def _python() -> Check:
@@ -232,7 +234,7 @@ def check_manifests(settings: Settings) -> list[Check]:
     return checks
 
 
-async def _trial_job() -> Check:
+async def _trial_job() -> list[Check]:
     """Run `true` from launch to end, with a keeper and a state directory of its own."""
     with tempfile.TemporaryDirectory(
         prefix="outlast-doctor-", ignore_cleanup_errors=True
@@ -241,22 +243,40 @@ async def _trial_job() -> Check:
         try:
             async with open_service(load_settings(home=home.root)) as service:
                 job = await _run_true(service)
+                held = read_limits(service.directory(job))
         except JobError as error:
-            return Check("trial job", "fail", error.cause, _not_doctor(error))
+            return [Check("trial job", "fail", error.cause, _not_doctor(error))]
         finally:
             await _end_keeper(home)
         if job.state is State.COMPLETED:
-            return Check("trial job", "ok", "`true` was launched, kept and completed")
+            done = Check("trial job", "ok", "`true` was launched, kept and completed")
+            return [_limits(held or Limits()), done]
         said = ""
         with contextlib.suppress(OSError):
             log = home.keeper_log.read_text(encoding="utf-8", errors="replace").strip()
             said = log.rpartition("\n")[2]
-        return Check(
-            "trial job",
-            "fail",
-            f"`true` is {headline(job)}: {job.outcome.reason or said or 'no reason is known'}",
-            "Report this with the lines above.",
-        )
+        return [
+            Check(
+                "trial job",
+                "fail",
+                f"`true` is {headline(job)}: {job.outcome.reason or said or 'no reason is known'}",
+                "Report this with the lines above.",
+            )
+        ]
+
+
+def _limits(held: Limits) -> Check:
+    """What a job is really held to here."""
+    missing = []
+    if held.processes is None and load_settings().max_processes:
+        missing.append("the processes")
+    if held.memory_mb is None:
+        missing.append("the memory")
+    if not missing:
+        return Check("limits of a job", "ok", str(held))
+    what = f"nothing here can limit {' and '.join(missing)} of a job; enforced: {held}"
+    mend = "No cgroup can be made here; where there is systemd, start servers by "
+    return Check("limits of a job", "warn", what, mend + "`systemd-run --user --scope COMMAND`.")
 
 
 async def _run_true(service: Service) -> Job:

@@ -30,6 +30,7 @@ from server.reply_models import (
 
 if TYPE_CHECKING:  # none of these is needed to tell a client what tools there are
     from jobs.artifacts import Content
+    from jobs.limits import Limits
     from jobs.logs import Excerpt
     from jobs.manifests import Manifest
 
@@ -102,7 +103,9 @@ def launched(job: Job, job_dir: str, *, reused: bool, warning: str | None, last:
     return "\n".join(lines), job_data(job, job_dir)
 
 
-def one_job(job: Job, job_dir: str, last: str, *, warning: str | None = None) -> Reply:
+def one_job(
+    job: Job, job_dir: str, last: str, limits: Limits | None, *, warning: str | None = None
+) -> Reply:
     kind = f", manifest {job.manifest}" if job.manifest else ""
     resources = f"{job.resources.cores} core" + ("s" if job.resources.cores > 1 else "")
     if job.resources.gpus:
@@ -112,11 +115,13 @@ def one_job(job: Job, job_dir: str, last: str, *, warning: str | None = None) ->
         f"name {shown(job.name, 100)}, project {job.project}{kind}, {resources}, "
         f"launched {clock.iso(job.created_at)}",
         *_details(job, last),
+        *([f"limits: {limits}"] if limits else []),
         f"directory {job_dir}",
         *([f"Warning: {warning}"] if warning else []),
         _next(job),
     ]
-    data = StatusReply(**job_data(job, job_dir).model_dump())
+    held = limits.model_dump(exclude_none=True) if limits else None
+    data = StatusReply(**job_data(job, job_dir).model_dump(), limits=held)
     return "\n".join(lines), data
 
 

@@ -40,6 +40,7 @@ class StatusReply(BaseModel):
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None
+    limits: dict[str, Any] | None = None
     jobs: list[dict[str, Any]] | None = None
     next_cursor: str | None = None
 

@@ -8,6 +8,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
+from jobs.directory import read_limits
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
 from server import replies
@@ -114,14 +115,11 @@ def register(server: MCPServer[Any]) -> None:
             return _result(*replies.job_list(page, filtered=filtered, budget=budget))
         job = await service.job(job_id, wait_s=wait_s)
         last = service.last_line(job)
-        return _result(
-            *replies.one_job(
-                job,
-                str(service.directory(job).root),
-                last[1] if last else "",
-                warning=None if job.is_final else service.disk_warning(),
-            )
-        )
+        job_dir = service.directory(job)
+        words = last[1] if last else ""
+        warning = None if job.is_final else service.disk_warning()
+        limits = read_limits(job_dir)
+        return _result(*replies.one_job(job, str(job_dir.root), words, limits, warning=warning))
 
     @server.tool(annotations=READS)
     async def tail_log(

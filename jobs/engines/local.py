@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,20 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from jobs import clock
 from jobs.directory import read_record
 from jobs.engines.base import Phase, Sighting
+from jobs.engines.confinement import Confinement
+from jobs.engines.orphans import Orphans
+from jobs.engines.shim_system import remove_cgroups
 from jobs.failpoints import reach
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
-from jobs.paths import JobDir
+from jobs.paths import Home, JobDir
 from jobs.secrets import with_secrets
 
 SHIM = Path(__file__).with_name("shim.py")
 #: A shim that is alive but has not started its command by then is looked at again later.
 HANDSHAKE_S = 15.0
-ORPHAN_GRACE_S = 10.0
 
 
 class LocalEngine:
@@ -39,13 +38,23 @@ class LocalEngine:
         self._wake = wake
         self._keeper_command = keeper_command
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._home = Home(wake.parent)
+        self._confinement = Confinement(self._home)
+        self._orphans = Orphans(self._confinement)
+        self._remove_leftovers()  # now, as no claimed job shall wait for it
 
     async def submit(
         self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
     ) -> Sighting:
         """Start the shim and wait till it has started the command, or has failed to."""
-        note = json.dumps({"attempt": attempt, "gpu_ids": gpu_ids})
-        order = _order(launched, job_dir, gpu_ids, note, self._wake, self._keeper_command)
+
+        def order() -> bytes:
+            cgroups, bounds = self._confinement.prepare(job_dir, launched.bounds)
+            reach("keeper.cgroups_made")
+            note = json.dumps({"attempt": attempt, "gpu_ids": gpu_ids, "cgroups": cgroups})
+            wake, keeper_command = self._wake, self._keeper_command
+            return _order(launched, job_dir, gpu_ids, note, wake, keeper_command, bounds)
+
         ready, child = _spawn_shim(job_dir, order)
         if child is not None:
             self._children[child.pid] = child
@@ -57,7 +66,11 @@ class LocalEngine:
 
     async def poll(self, job_dir: JobDir) -> Sighting:
         self._reap()
-        return look(job_dir)
+        sighting = look(job_dir)
+        if sighting.phase is Phase.ENDED and sighting.started is not None:
+            recorded = sighting.started.cgroups  # still there when the shim was killed at the last
+            remove_cgroups(self._confinement.folders(job_dir, recorded), tries=1)
+        return await self._orphans.tend(job_dir, sighting)
 
     async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
         try:
@@ -65,7 +78,9 @@ class LocalEngine:
         except OSError as error:
             if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ELOOP):
                 raise
-            await self._stop_orphan(job_dir, ORPHAN_GRACE_S if grace_s is None else grace_s)
+            sighting = look(job_dir)
+            if sighting.phase is Phase.ORPHANED and sighting.started is not None:
+                await self._orphans.end(job_dir, sighting.started, grace_s)
             return
         try:
             os.write(control, b"T\n" if grace_s is None else b"T%.3f\n" % grace_s)
@@ -73,28 +88,6 @@ class LocalEngine:
             pass  # so many orders are waiting that one more changes nothing
         finally:
             os.close(control)
-
-    async def _stop_orphan(self, job_dir: JobDir, grace_s: float) -> None:
-        """End what a dead shim left, as far as it can be told from others' processes."""
-        sighting = look(job_dir)
-        if sighting.phase not in (Phase.ORPHANED, Phase.VANISHED) or sighting.started is None:
-            return
-        if sighting.started.boot_id != clock.boot_id():
-            return
-        family = list(_family(sighting.started, job_dir))
-        _signal_all(family, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
-        while any(process.is_running() for process in family):
-            if time.monotonic() >= deadline:
-                break
-            await asyncio.sleep(0.05)
-        for _ in range(50):
-            family = list(_family(sighting.started, job_dir))
-            if not family:
-                return
-            _signal_all(family, signal.SIGSTOP)
-            _signal_all(family, signal.SIGKILL)
-            await asyncio.sleep(0.05)
 
     def adopt(self, job_dir: JobDir, on_change: Callable[[], None]) -> Callable[[], None]:
         """Watch the shim's process. On Linux its end wakes us; elsewhere the keeper's polls do."""
@@ -118,6 +111,16 @@ class LocalEngine:
 
         loop.add_reader(pidfd, ended)
         return release
+
+    def _remove_leftovers(self) -> None:
+        """Remove the cgroups of jobs that nobody looks after and that nothing runs in."""
+        for folder, job_id in self._confinement.leftovers():
+            for root in self._home.jobs.glob(f"*/{job_id}"):
+                with probe(JobDir(root)) as alive:
+                    if alive:
+                        break
+            else:
+                remove_cgroups([bytes(folder)], tries=1)
 
     def _reap(self) -> None:
         """Collect the shims that we started ourselves, so that they do not stay as zombies."""
@@ -180,7 +183,9 @@ def _take_lock(job_dir: JobDir) -> int | None:
     return None
 
 
-def _spawn_shim(job_dir: JobDir, order: bytes) -> tuple[int, subprocess.Popen[bytes] | None]:
+def _spawn_shim(
+    job_dir: JobDir, order: Callable[[], bytes]
+) -> tuple[int, subprocess.Popen[bytes] | None]:
     """Start a shim that inherits the job's lock.
 
     Gives a pipe that ends once it has started the command, and its process; none when somebody
@@ -194,7 +199,7 @@ def _spawn_shim(job_dir: JobDir, order: bytes) -> tuple[int, subprocess.Popen[by
             return ready, None
         reach("keeper.lock_taken")
         with tempfile.TemporaryFile() as stdin:
-            stdin.write(order)
+            stdin.write(order())
             stdin.seek(0)
             child = subprocess.Popen(
                 [
@@ -231,6 +236,7 @@ def _order(
     note: str,
     wake: Path,
     keeper_command: Sequence[str],
+    bounds: list[str],
 ) -> bytes:
     """What the shim reads on its standard input; `shim_job.Order` says how."""
     env = with_secrets(launched, job_dir)
@@ -246,8 +252,10 @@ def _order(
         f", {note[1:-1]}",
         str(len(keeper_command)),
         str(len(launched.command)),
+        str(len(bounds)),
         *keeper_command,
         *launched.command,
+        *bounds,
         *(f"{name}={value}" for name, value in env.items()),
     ]
     return b"".join(os.fsencode(field) + b"\0" for field in fields)
@@ -265,40 +273,3 @@ async def _end_of_file(fd: int, seconds: float) -> None:
         pass
     finally:
         loop.remove_reader(fd)
-
-
-def _family(started: StartedRecord, job_dir: JobDir) -> Iterator[psutil.Process]:
-    """Processes of an orphaned job: its process group, its descendants, and whoever has its mark.
-
-    A process that left the group, lost its parent and cleaned its environment is not among them.
-    """
-    mark = job_dir.root.name
-    roots: set[int] = set()
-    if clock.start_ticks(started.pid) == started.start_ticks:
-        roots.add(started.pid)
-    for process in psutil.process_iter():
-        if process.pid == os.getpid():
-            continue
-        try:
-            in_group = started.pid in roots and os.getpgid(process.pid) == started.pid
-            marked = process.environ().get("OUTLAST_JOB_ID") == mark
-            below = bool(roots & {parent.pid for parent in process.parents()})
-            running = process.status() != psutil.STATUS_ZOMBIE
-        except (psutil.Error, OSError):
-            continue
-        if running and (process.pid in roots or in_group or marked or below):
-            yield process
-
-
-def _signal_all(processes: list[psutil.Process], number: int) -> None:
-    """Signal through pidfds, so that a pid that was reused meanwhile is never hit."""
-    for process in processes:
-        try:
-            pidfd = os.pidfd_open(process.pid)
-            try:
-                if process.is_running():  # same start time: the pidfd is of the process we chose
-                    signal.pidfd_send_signal(pidfd, number)
-            finally:
-                os.close(pidfd)
-        except (OSError, psutil.Error):
-            continue

@@ -13,11 +13,16 @@ except ImportError:
     import signal
 
 from jobs.engines.shim_system import (
+    Bound,
     boot_id,
+    confine,
     descendants,
     is_deleted,
     json_text,
+    kill_cgroups,
+    limit_hit,
     read_all,
+    remove_cgroups,
     send,
     stat_field,
     write_file,
@@ -34,17 +39,20 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 class Order:
     """What to run: fields that each end in NUL. First, one each: wake FIFO, executable, working
     directory, stop signal, grace seconds, time limit seconds (0: none), further members of the
-    JSON object `started`, and two counts; then as many words of the keeper's command, as many
-    arguments, and the environment as NAME=VALUE.
+    JSON object `started`, and three counts; then as many words of the keeper's command, as many
+    arguments, as many bounds (`shim_system.Bound`), and the environment as NAME=VALUE.
     """
 
     def __init__(self, raw: bytes) -> None:
         fields = raw.split(b"\0")[:-1]
         self.wake, self.executable, self.cwd, stop, grace, limit, self.note = fields[:7]
-        argv_at = 9 + int(fields[7])
-        env_at = argv_at + int(fields[8])
-        self.keeper = fields[9:argv_at]
-        self.argv = fields[argv_at:env_at]
+        argv_at = 10 + int(fields[7])
+        bounds_at = argv_at + int(fields[8])
+        env_at = bounds_at + int(fields[9])
+        self.keeper = fields[10:argv_at]
+        self.argv = fields[argv_at:bounds_at]
+        self.bounds = [Bound(field) for field in fields[bounds_at:env_at]]
+        self.cgroups = sorted({bound.folder for bound in self.bounds if bound.folder})
         self.env = dict(field.split(b"=", 1) for field in fields[env_at:])
         self.stop_signal = getattr(signal, "SIG" + stop.decode())
         self.grace_s = float(grace)
@@ -62,13 +70,16 @@ class Shim:
         self.pid = 0
         self.code = 0
         self.kill_at = NEVER
+        self.limit_hit = b""
 
     def run(self) -> int:
         self.prepare()
         reach("shim.prepared")
         gate = self.fork()
         reach("shim.forked")
-        identity = (self.pid, stat_field(self.pid, 19), boot_id(), time.time(), self.order.note)
+        note = self.order.note + confine(self.pid, self.order.bounds)
+        reach("shim.confined")
+        identity = (self.pid, stat_field(self.pid, 19), boot_id(), time.time(), note)
         started = b'{"pid": %d, "start_ticks": "%s", "boot_id": "%s", "started_at": %.6f%s}\n'
         write_file(".started.tmp", started % identity, publish_as="started")
         reach("shim.started_recorded")
@@ -84,6 +95,8 @@ class Shim:
         survivors = self.end_all()
         reach("shim.tree_ended")
         self.record(survivors)
+        remove_cgroups(self.order.cgroups)
+        reach("shim.cgroups_removed")
         self.tell_keeper()
         return 0
 
@@ -217,9 +230,11 @@ class Shim:
         while time.monotonic() < self.kill_at < NEVER and descendants():
             time.sleep(0.02)
             self.obey()
+        self.limit_hit = limit_hit(self.order.bounds)  # before forks are refused by our own doing
         send(-self.pid, signal.SIGKILL)
         give_up_at = time.monotonic() + SWEEP_S
         while not self.reap():
+            kill_cgroups(self.order.cgroups)
             # Nothing is reaped from here to the kill: no pid in the list can become a stranger's.
             living = descendants(signal.SIGSTOP)
             for pid in living:
@@ -247,7 +262,8 @@ class Shim:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         text = (
             '{"why": "%s", "exit_code": %s, "signal": %s, "error": %s, "ended_at": %.6f, '
-            '"wall_s": %.3f, "user_s": %.3f, "system_s": %.3f, "max_rss_kb": %d, "survivors": %s}\n'
+            '"wall_s": %.3f, "user_s": %.3f, "system_s": %.3f, "max_rss_kb": %d, "survivors": %s, '
+            '"limit_hit": %s}\n'
         ) % (
             self.why,
             self.code if self.code >= 0 and not self.error else "null",
@@ -259,6 +275,7 @@ class Shim:
             used.ru_stime,
             used.ru_maxrss if sys.platform == "linux" else used.ru_maxrss // 1024,
             survivors[:100],
+            '"%s"' % self.limit_hit.decode() if self.limit_hit else "null",
         )
         pause_s = 0.05
         while not is_deleted():

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.engines.local import LocalEngine
+from jobs.limits import Bounds
 from jobs.model import LaunchManifest
 from jobs.paths import JobDir
 from tests.support.processes import all_of, end_all_of, is_running, kill, shim_pids
@@ -50,6 +51,15 @@ def job(job_dir: JobDir, script: str, **more: object) -> LaunchManifest:
         },
         **more,
     )
+
+
+FORKS = """
+import os, time
+for _ in range(40):
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+"""
 
 
 async def start(engine: Engine, launched: LaunchManifest, job_dir: JobDir) -> Sighting:
@@ -120,6 +130,27 @@ async def test_a_time_limit_is_the_engines_own(engine: Engine, job_dir: JobDir) 
     assert record.why == "timeout"
 
 
+@pytest.mark.parametrize(
+    ("kind", "script"),
+    [
+        ("processes", f"{sys.executable} -c '{FORKS}'"),
+        ("memory_mb", "tail /dev/zero"),
+    ],
+)
+async def test_a_limit_that_is_told_is_kept(
+    engine: Engine, job_dir: JobDir, kind: str, script: str
+) -> None:
+    bounds = Bounds(processes=30, memory_mb=80)
+    sighting = await start(engine, job(job_dir, script, bounds=bounds), job_dir)
+    limits = sighting.started.limits if sighting.started else None
+    if limits is None or getattr(limits, f"{kind}_by") != "cgroup":
+        pytest.skip("nothing here can limit a whole job; `outlast doctor` says why")
+    assert getattr(limits, kind) == getattr(bounds, kind)
+    record = (await end_of(engine, job_dir)).exit
+    assert record is not None
+    assert (record.limit_hit, record.exit_code == 0) == (kind, False)
+
+
 async def test_a_change_is_told_to_who_adopts(engine: Engine, job_dir: JobDir) -> None:
     await start(engine, job(job_dir, "sleep 0.3"), job_dir)
     told = asyncio.Event()
@@ -147,7 +178,10 @@ async def test_an_end_that_nobody_wrote_down_is_no_end_that_is_known(
     sighting = await start(engine, job(job_dir, "sleep 60"), job_dir)
     assert sighting.started is not None
     kill(*shim_pids(home))
-    await until(lambda: not shim_pids(home))
-    assert (await engine.poll(job_dir)).phase is Phase.ORPHANED
+
+    async def orphaned() -> bool:  # a little later: the kernel lets go of the lock at the last
+        return (await engine.poll(job_dir)).phase is Phase.ORPHANED
+
+    await until(orphaned)
     kill(sighting.started.pid)
     assert (await end_of(engine, job_dir)).phase is Phase.VANISHED

@@ -68,10 +68,11 @@ async def test_the_whole_family_dies(service: Service, home: Path) -> None:
     await until(lambda: not shim_pids(home))
 
 
-async def test_a_chain_of_daemons_dies(service: Service) -> None:
+@pytest.mark.parametrize("started", [10, 50])
+async def test_a_chain_of_daemons_dies(service: Service, started: int) -> None:
     job = await bash(service, f"{PYTHON} -c '{REFORKER}' & sleep 600")
     log = service.directory(job).stdout
-    await until(lambda: len(_printed(service, job.id, log)) >= 10)
+    await until(lambda: len(_printed(service, job.id, log)) >= started)
     job = await service.cancel(job.id, grace_s=0)
     assert job.state is State.CANCELLED
     assert [pid for pid in _printed(service, job.id, log) if is_running(pid)] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -10,6 +11,10 @@ import time
 from pathlib import Path
 
 import psutil
+
+from jobs.engines.confinement import Confinement, Place, find_places
+from jobs.engines.shim_system import remove_cgroups
+from jobs.paths import Home
 
 
 def is_running(pid: int) -> bool:
@@ -55,6 +60,25 @@ def all_of(home: Path) -> list[int]:
     return found
 
 
+@functools.cache
+def places() -> list[Place]:
+    """Where cgroups for jobs can be made on this machine."""
+    return find_places(f"outlast-trial-of-tests-{os.getpid()}")
+
+
+def cgroups_of(home: Path) -> list[Path]:
+    """The cgroups of jobs of `home` that there are."""
+    confinement = Confinement(Home(home))
+    confinement._places = places()
+    return [folder for folder, _ in confinement.leftovers()]
+
+
+def remove_cgroups_of(home: Path) -> None:
+    """Of jobs whose shims were killed, so that nobody else does it."""
+    folders = [bytes(folder) for folder in cgroups_of(home)]
+    assert remove_cgroups(folders), folders
+
+
 def kill(*pids: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -70,6 +94,7 @@ def end_all_of(home: Path, seconds: float = 10) -> None:
         kill(*shim_pids(home))
         left = all_of(home)
         if not left:
+            remove_cgroups_of(home)
             return
         kill(*left)
         time.sleep(0.02)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WATCHED = [
     "jobs/cancel.py",
     "jobs/engines/local.py",
+    "jobs/engines/orphans.py",
     "jobs/engines/shim.py",
     "jobs/engines/shim_job.py",
     "jobs/finish.py",
@@ -30,8 +31,8 @@ EFFECTS = {
     *("make_unborn", "remove_unborn", "give_birth", "write_durable", "write_synced", "write_file"),
     *("rename", "unlink", "rmtree", "rmdir", "mkfifo", "pwrite"),
     *("insert", "claim", "move", "delete", "wish_cancel"),
-    *("Popen", "fork", "execve", "kill", "killpg", "send", "_signal_all", "pidfd_send_signal"),
-    *("submit", "stop", "_stop_orphan"),
+    *("Popen", "fork", "execve", "kill", "killpg", "send", "_send", "pidfd_send_signal"),
+    *("submit", "stop", "end", "confine", "kill_cgroups", "remove_cgroups"),
 }
 #: Effects beyond the steps that a function names, and why they need none of their own.
 EXCUSED = {
@@ -39,13 +40,17 @@ EXCUSED = {
         "give_birth send",
         "the launch's step, when its server was killed; a wake-up is no step",
     ),
-    "jobs.engines.local._signal_all": ("pidfd_send_signal", "its callers decide"),
-    "jobs.engines.local._stop_orphan": (
-        "_signal_all _signal_all _signal_all",
+    "jobs.engines.local._remove_leftovers": ("remove_cgroups", "again by the next keeper"),
+    "jobs.engines.local.poll": ("remove_cgroups", "again at each look, until they are gone"),
+    "jobs.engines.local.stop": ("end", "`keeper.stop_ordered` follows in the keeper"),
+    "jobs.engines.orphans._enforce_limit": ("end", "begun again by the next look"),
+    "jobs.engines.orphans._kill": (
+        "kill_cgroups _send remove_cgroups",
         "nothing is recorded: the next pass looks again and goes on",
     ),
-    "jobs.engines.local.stop": ("_stop_orphan", "`keeper.stop_ordered` follows in the keeper"),
-    "jobs.engines.shim_job.end_all": ("send send", "`shim.tree_ended` follows in run"),
+    "jobs.engines.orphans._send": ("pidfd_send_signal", "its callers decide"),
+    "jobs.engines.orphans.end": ("_send _send", "as in _kill"),
+    "jobs.engines.shim_job.end_all": ("send send kill_cgroups", "`shim.tree_ended` follows in run"),
     "jobs.engines.shim_job.fork": ("fork execve", "`shim.forked` follows in run"),
     "jobs.engines.shim_job.obey": ("stop", "`shim.stop_sent` is in stop"),
     "jobs.engines.shim_job.prepare": ("write_file mkfifo", "`shim.prepared` follows in run"),

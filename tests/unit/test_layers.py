@@ -14,7 +14,7 @@ SHIM = sorted(ROOT.glob("jobs/engines/shim*.py"))
 #: Lowest first. A module may import from its own line or a lower one.
 LAYERS = [
     ["jobs", "jobs.errors", "jobs.failpoints", "jobs.text", "jobs.clock", "jobs.paths"],
-    ["jobs.states", "jobs.files", "jobs.holes", "jobs.patterns"],
+    ["jobs.states", "jobs.files", "jobs.holes", "jobs.limits", "jobs.patterns"],
     ["jobs.model"],
     ["jobs.settings", "jobs.secrets", "jobs.manifests", "jobs.logs", "jobs.progress"],
     [
@@ -27,7 +27,9 @@ LAYERS = [
     ],
     ["jobs.engines.shim_system"],
     ["jobs.engines.shim_job"],
-    ["jobs.engines", "jobs.engines.base", "jobs.engines.shim", "jobs.engines.local"],
+    ["jobs.engines", "jobs.engines.base", "jobs.engines.shim", "jobs.engines.confinement"],
+    ["jobs.engines.orphans"],
+    ["jobs.engines.local"],
     ["jobs.index"],
     ["jobs.store"],
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.engines.base import Phase, Sighting
-from jobs.model import ExitRecord, ProgressRule
+from jobs.model import ExitRecord, ProgressRule, StartedRecord
 from jobs.outcome import judge
 from jobs.progress import from_match
 from jobs.states import Event
@@ -21,6 +22,16 @@ def ended(why: str = "exit", **more: Any) -> Sighting:
     return Sighting(Phase.ENDED, exit=record)
 
 
+def held(why: str = "exit", **more: Any) -> Sighting:
+    limits = {"processes": 7, "processes_by": "cgroup", "memory_mb": 9, "memory_mb_by": "cgroup"}
+    identity = {"pid": 1, "start_ticks": "1", "boot_id": "x", "started_at": 1.0}
+    started = StartedRecord.model_validate({**identity, "limits": limits})
+    return replace(ended(why, **more), started=started)
+
+
+FULL = "Its memory limit of 9 MB was reached."
+
+
 @pytest.mark.parametrize(
     ("sighting", "more", "event", "says"),
     [
@@ -29,6 +40,11 @@ def ended(why: str = "exit", **more: Any) -> Sighting:
         (ended(), {"failure": "NaN"}, Event.FAIL, "Exit code 0, but NaN."),
         (ended(), {"missing": ["a.csv"]}, Event.FAIL, "required output is missing: a.csv"),
         (ended(exit_code=None, signal=9), {}, Event.FAIL, "out of memory"),
+        (held(limit_hit="memory_mb", exit_code=None, signal=9), {}, Event.FAIL, f"{FULL} Killed"),
+        (held(limit_hit="memory_mb", exit_code=1), {}, Event.FAIL, f"{FULL} Exit code 1."),
+        (held(limit_hit="memory_mb"), {}, Event.FAIL, f"{FULL} Exit code 0 all the same."),
+        (held(limit_hit="processes"), {}, Event.FAIL, "limit of 7 processes was reached"),
+        (held("timeout", limit_hit="processes"), {}, Event.END_TIMED_OUT, "of 7 processes"),
         (ended("cancelled"), {"cancel_reason": "why"}, Event.END_CANCELLED, "Cancelled: why"),
         (ended("timeout", exit_code=None, signal=15), {}, Event.END_TIMED_OUT, "time limit"),
         (ended("terminated"), {}, Event.FAIL, "told to end"),
