@@ -160,7 +160,8 @@ class Service:
             try:
                 await ensure_keeper(self._home, self._keeper_command, limit_s=2.0)
             except JobError as error:
-                self._keeper_again_at = loop.time() + KEEPER_AGAIN_S  # a launch tries at once
+                if keeper_info(self._home) is None:  # else it is only slow to come
+                    self._keeper_again_at = loop.time() + KEEPER_AGAIN_S  # a launch tries at once
                 log.warning("%s", error)
 
     async def list_jobs(
