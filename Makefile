@@ -5,6 +5,7 @@
 .PHONY: help demo test bench check fix matrix chaos
 BIN := .venv/bin
 ARGS ?=
+WORKERS ?= 3
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; \
@@ -13,8 +14,8 @@ help:  ## List the targets
 demo: .venv/.has-demo  ## Launch a simulation, kill its server, read the result through a new one
 	$(BIN)/outlast demo $(ARGS)
 
-test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some)
-	$(BIN)/pytest $(ARGS)
+test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some, WORKERS=0 for one at a time)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", ARGS=--write for docs/)
 	$(BIN)/python -m benchmarks $(ARGS)

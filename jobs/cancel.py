@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from jobs import clock
-from jobs.directory import give_birth
+from jobs.directory import give_birth, read_record
 from jobs.errors import DiskFullError
 from jobs.failpoints import reach
 from jobs.files import write_durable
@@ -28,12 +28,14 @@ async def wish_cancel(
     """
     wish = CancelWish(at=clock.now(), reason=reason and reason[:500], grace_s=grace_s)
     if job.cancel_at is not None:
-        graces = [grace for grace in (job.cancel_grace_s, grace_s) if grace is not None]
-        wish = CancelWish(
-            at=job.cancel_at, reason=job.cancel_reason, grace_s=min(graces, default=None)
-        )
+        known = CancelWish(at=job.cancel_at, reason=job.cancel_reason, grace_s=job.cancel_grace_s)
+        wish = _joined(known, wish)
     try:
         path = give_birth(home, job).cancel
+        # `job` may be older than another's wish, and that one's server may have died half-way.
+        written = read_record(path, CancelWish)
+        if written is not None:
+            wish = _joined(written, wish)
         await asyncio.to_thread(write_durable, path, wish.model_dump_json().encode())
         reach("server.wish_written")
     except OSError as error:  # a job is not to run on because its directory is unusable
@@ -48,3 +50,8 @@ async def wish_cancel(
             ) from None
         raise
     reach("server.wish_stored")
+
+
+def _joined(first: CancelWish, later: CancelWish) -> CancelWish:
+    graces = [wish.grace_s for wish in (first, later) if wish.grace_s is not None]
+    return first.model_copy(update={"grace_s": min(graces, default=None)})

@@ -195,6 +195,8 @@ def _migrate(path: Path) -> None:
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None)) as db:
         # The time-out comes first: switching to WAL takes a lock that others may hold.
         db.execute(f"PRAGMA busy_timeout={int(BUSY_S * 1000)}")
+        # A damaged schema is to be found here, where it is mended.
+        db.execute("SELECT 1 FROM sqlite_schema").fetchone()
         newest = len(_scripts())
         while (version := _version(db)) != newest:
             if version > newest:

@@ -146,7 +146,8 @@ class Keeper:
         if job.id not in self._watches:
             self._watches[job.id] = self._engine.adopt(job_dir, self._inbox.call)
         if job.state is State.STARTING:
-            await self._store.move(job, Event.ALIVE, started_at=started_at)
+            gpu_ids = sighting.started.gpu_ids if sighting.started else None
+            await self._store.move(job, Event.ALIVE, started_at=started_at, gpu_ids=gpu_ids)
             reach("keeper.alive_stored")
             job = job.model_copy(update={"state": State.RUNNING, "started_at": started_at})
         if job.cancel_at is not None or job.id in self._inbox.to_cancel:
@@ -219,12 +220,14 @@ class Keeper:
         """What is free; none when there is no core."""
         cores = self._settings.cores - sum(job.resources.cores for job in holders)
         memory = self._settings.memory_mb - sum(job.resources.memory_mb for job in holders)
-        gpus = self._settings.gpus - sum(job.resources.gpus for job in holders)
         if cores < 1:
             return None
-        return Resources(cores=cores, memory_mb=max(memory, 0), gpus=max(gpus, 0))
+        gpus = len(self._free_gpus(holders))
+        return Resources(cores=cores, memory_mb=max(memory, 0), gpus=gpus)
 
     def _free_gpus(self, holders: list[Job]) -> list[int]:
+        if any(len(job.gpu_ids) < job.resources.gpus for job in holders):
+            return []  # an index that was made anew does not know yet which it has
         taken = {gpu for job in holders for gpu in job.gpu_ids}
         return [gpu for gpu in range(self._settings.gpus) if gpu not in taken]
 
@@ -257,9 +260,11 @@ class Keeper:
         with contextlib.suppress(OSError):
             give_birth(self._home, job)
         job_dir = self._home.job(job.project, job.id)
-        verdict = Verdict(event, Outcome(reason=reason))
-        events = await self._store.events(job.id)
-        record = await asyncio.to_thread(write_up, job, job_dir, verdict, events)
+        record = read_record(job_dir.run_record, RunRecord)
+        if record is None:
+            verdict = Verdict(event, Outcome(reason=reason))
+            events = await self._store.events(job.id)
+            record = await asyncio.to_thread(write_up, job, job_dir, verdict, events)
         await self._make_final(job, job_dir, record)
 
     async def _make_final(self, job: Job, job_dir: JobDir, record: RunRecord) -> None:

@@ -15,12 +15,11 @@ import socket
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from jobs import __version__, clock
-from jobs.directory import describe_input, give_birth, make_unborn, remove_unborn
+from jobs.directory import describe_input, give_birth, make_unborn, remove_unaccepted, remove_unborn
 from jobs.disk import check_room
 from jobs.environment import check_size, find_executable, job_env, named_environment
 from jobs.errors import (
@@ -30,13 +29,12 @@ from jobs.errors import (
     InputUnusableError,
     InvalidArgumentError,
     ResourcesUnavailableError,
-    SoftwareMissingError,
     StateDirectoryError,
 )
 from jobs.failpoints import reach
 from jobs.files import check_relative
 from jobs.limits import Bounds
-from jobs.manifests import Manifest, Manifests
+from jobs.manifests import Manifest, Manifests, check_software
 from jobs.model import (
     DEFAULT_PROJECT,
     InputFile,
@@ -83,6 +81,8 @@ async def accept(
         # First of all: what the first launch found in order may be gone when it is repeated.
         known = await _known_by_key(request, store)
         if known is not None:
+            with contextlib.suppress(OSError):  # its server may have died before it did that
+                await asyncio.to_thread(give_birth, home, known)
             return known, True
         manifest = await asyncio.to_thread(_prepare, request, settings, manifests, client)
         if manifest is None:
@@ -108,6 +108,9 @@ async def accept(
             # Made anew from the directories, perhaps a moment before ours was seen among them.
             with contextlib.suppress(DuplicateJobIdError):
                 job = await store.insert(manifest)
+            if job.id != manifest.job_id:  # meanwhile the key went to another server's launch
+                remove_unaccepted(home, manifest)
+                return job, True
         return job, False
     raise StateDirectoryError("No free job ID was found in ten attempts.")
 
@@ -337,20 +340,3 @@ def _outputs(patterns: list[str]) -> list[OutputRule]:
         check_relative(pattern)
         check_glob("An output", pattern)
     return [OutputRule(path=pattern, required=True) for pattern in patterns]
-
-
-def check_software(kind: Manifest) -> None:
-    """Whether the Python distributions that a kind of job needs are in our own environment."""
-    missing = []
-    for requirement in kind.file.software.requires if kind.file.software else []:
-        try:
-            metadata.version(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
-        except metadata.PackageNotFoundError:
-            missing.append(requirement)
-    if missing:
-        wanted = " ".join(f"'{requirement}'" for requirement in missing)
-        raise SoftwareMissingError(
-            f"{kind.name} needs {', '.join(missing)}, which {sys.executable} does not have.",
-            f"Ask the user to run: {sys.executable} -m pip install {wanted}; or to name an "
-            f'environment that has it, with manifests = ["{kind.name}"], in the configuration.',
-        )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import tomllib
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pydantic import Field, ValidationError
 from jobs.errors import (
     BrokenManifestError,
     InvalidParameterError,
+    SoftwareMissingError,
     UnknownManifestError,
     UnknownParameterError,
     nearest,
@@ -230,3 +233,20 @@ def _check(file: ManifestFile, path: Path) -> None:
     regexes = [rule.regex for rule in file.failure]
     for regex in regexes + ([file.progress.regex] if file.progress else []):
         re.compile(regex)
+
+
+def check_software(kind: Manifest) -> None:
+    """Whether the Python distributions that a kind of job needs are in our own environment."""
+    missing = []
+    for requirement in kind.file.software.requires if kind.file.software else []:
+        try:
+            metadata.version(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
+        except metadata.PackageNotFoundError:
+            missing.append(requirement)
+    if missing:
+        wanted = " ".join(f"'{requirement}'" for requirement in missing)
+        raise SoftwareMissingError(
+            f"{kind.name} needs {', '.join(missing)}, which {sys.executable} does not have.",
+            f"Ask the user to run: {sys.executable} -m pip install {wanted}; or to name an "
+            f'environment that has it, with manifests = ["{kind.name}"], in the configuration.',
+        )

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs import index
 from jobs.directory import read_launch_manifest, read_record
+from jobs.engines.local import probe
 from jobs.index import Entry
 from jobs.model import CancelWish, JobEvent, LaunchManifest, Progress, RunRecord, StartedRecord
 from jobs.paths import JOB_ID, PROJECT, Home, JobDir
@@ -48,8 +49,9 @@ def rebuild(home: Home) -> Rebuilt:
 def entries(home: Home, left_out: list[str] | None = None) -> Iterator[Entry]:
     """Every job whose directory can be read, oldest first. Blocks; takes 0.2 ms a job.
 
-    A job that has ended is as its run record says. Any other is queued, or running once there is
-    a record of its start, and the keeper finds out what has become of it.
+    A job that has ended is as its run record says. Any other is queued, starting while somebody
+    holds its lock, or running once there is a record of its start, and the keeper finds out what
+    has become of it.
     """
     found = [
         (path.name, path)
@@ -116,6 +118,7 @@ def _what_became_of_it(
         JobEvent(at=launched.created_at, event="accepted", state=State.QUEUED, detail=None),
     ]
     record = read_record(job_dir.run_record, RunRecord)
+    starting = record is None and _has_supervisor(job_dir)  # asked first: `started` comes later
     started = read_record(job_dir.started, StartedRecord)
     if started is not None:
         row |= {"attempt": started.attempt, "gpu_ids": json.dumps(started.gpu_ids)}
@@ -125,12 +128,25 @@ def _what_became_of_it(
         row |= {"attempt": record.attempt, "started_at": record.started_at}
         row |= {"ended_at": record.ended_at, **record.outcome.model_dump()}
         return record.state, record.events or events
+    if started is None and starting:
+        # Which GPUs it was given is known once it has started; till then no other gets one.
+        at = job_dir.lock.stat().st_mtime
+        events.append(JobEvent(at=at, event=Event.START, state=State.STARTING, detail=None))
+        row["attempt"] = 1
+        return State.STARTING, events
     if started is None:
         return State.QUEUED, events
     row["started_at"] = started.started_at
     for event, state in ((Event.START, State.STARTING), (Event.ALIVE, State.RUNNING)):
         events.append(JobEvent(at=started.started_at, event=event, state=state, detail=None))
     return State.RUNNING, events
+
+
+def _has_supervisor(job_dir: JobDir) -> bool:
+    if not job_dir.lock.exists():
+        return False
+    with probe(job_dir) as alive:
+        return alive
 
 
 def _last_progress(job_dir: JobDir) -> str | None:

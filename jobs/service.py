@@ -160,9 +160,9 @@ class Service:
             try:
                 await ensure_keeper(self._home, self._keeper_command, limit_s=2.0)
             except JobError as error:
-                if keeper_info(self._home) is None:  # else it is only slow to come
-                    self._keeper_again_at = loop.time() + KEEPER_AGAIN_S  # a launch tries at once
                 log.warning("%s", error)
+                if keeper_info(self._home) is None:  # else it is only slow; a launch tries at once
+                    self._keeper_again_at = loop.time() + KEEPER_AGAIN_S
 
     async def list_jobs(
         self,
@@ -194,10 +194,8 @@ class Service:
         cursor: str | None = None,
         grep: str | None = None,
     ) -> tuple[Job, logs.Excerpt]:
-        """The end of a log, what came after a cursor, or the lines that match.
-
-        `stream` is stdout, stderr or a file that the program writes in its working directory.
-        """
+        """The end of a log, what came after a cursor, or the lines that match. `stream` is stdout,
+        stderr or a file that the program writes in its working directory."""
         if not 1 <= lines <= MAX_LINES:
             raise InvalidArgumentError(f"lines must be from 1 to {MAX_LINES}.")
         if cursor is not None and grep is not None:

@@ -138,6 +138,7 @@ class Store:
         outcome: Outcome | None = None,
         started_at: float | None = None,
         ended_at: float | None = None,
+        gpu_ids: list[int] | None = None,
     ) -> bool:
         """Apply one event to the state that `job` was read in; False when it has moved since.
 
@@ -152,6 +153,7 @@ class Store:
             "at": now(),
             "started_at": started_at,
             "ended_at": ended_at,
+            "gpu_ids": None if gpu_ids is None else json.dumps(gpu_ids),
             **outcome.model_dump(),
         }
         return bool(await self._run("move_job", **values))

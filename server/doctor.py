@@ -22,9 +22,8 @@ from jobs import __version__, keeping
 from jobs.directory import read_limits
 from jobs.environment import job_path, named_environment
 from jobs.errors import JobError, SettingsError, SoftwareMissingError
-from jobs.launch import check_software
 from jobs.limits import Limits
-from jobs.manifests import Manifests
+from jobs.manifests import Manifests, check_software
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
 from jobs.settings import Settings, config_path, load_settings

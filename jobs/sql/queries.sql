@@ -24,6 +24,7 @@ UPDATE job SET
     last_event = :event,
     started_at = coalesce(:started_at, started_at),
     ended_at = coalesce(:ended_at, ended_at),
+    gpu_ids = coalesce(:gpu_ids, gpu_ids),
     exit_code = coalesce(:exit_code, exit_code),
     signal = coalesce(:signal, signal),
     reason = coalesce(:reason, reason),
@@ -45,7 +46,7 @@ WHERE id = :id AND state = :old AND cancel_at IS NULL RETURNING seq
 -- Changes no state. The first wish stands; a later one can only shorten the grace.
 UPDATE job SET
     cancel_at = coalesce(cancel_at, :at),
-    cancel_reason = coalesce(cancel_reason, :reason),
+    cancel_reason = CASE WHEN cancel_at IS NULL THEN :reason ELSE cancel_reason END,
     cancel_grace_s = coalesce(min(cancel_grace_s, :grace_s), cancel_grace_s, :grace_s)
 WHERE id = :id
 

@@ -60,6 +60,15 @@ def overwrite(home: Path) -> None:
     path.with_name(path.name + "-wal").unlink(missing_ok=True)
 
 
+def scribble(home: Path) -> None:
+    """Over the schema, which does not show before a statement names a table."""
+    path = (home / "outlast.db").resolve()
+    with path.open("r+b") as file:
+        file.seek(200)
+        file.write(b"garbage" * 500)
+    path.with_name(path.name + "-wal").unlink(missing_ok=True)
+
+
 async def jobs_of_every_kind(service: Service, tmp_path: Path) -> list[str]:
     """IDs of jobs in every state that lasts; the last ones are running and queued."""
     source = tmp_path / "input.txt"
@@ -100,7 +109,7 @@ async def test_an_index_made_anew_equals_what_was_there(
     assert (await ended(service, job_ids[-1])).state is State.COMPLETED
 
 
-@pytest.mark.parametrize("harm", [delete, truncate, empty, overwrite])
+@pytest.mark.parametrize("harm", [delete, truncate, empty, overwrite, scribble])
 async def test_server_and_keeper_go_on_when_the_index_is_harmed(
     service: Service, home: Path, tmp_path: Path, harm: object
 ) -> None:
@@ -271,3 +280,32 @@ async def test_an_index_can_be_made_anew_by_command(service: Service, home: Path
     )
     assert (done.returncode, json.loads(done.stdout)) == (0, {"jobs": 1, "left_out": []})
     assert (await in_state(service, job.id, State.COMPLETED)).id == job.id
+
+
+async def test_what_is_just_being_started_is_not_queued_in_an_index_made_anew(
+    service: Service, home: Path
+) -> None:
+    """Else a cancel would make it final while its supervisor is about to run it."""
+    await launch(service, "sleep", "60", resources={"cores": 8})
+    job = await launch(service, "true", resources={"cores": 2})
+    keeper = keeper_pid(home)
+    assert keeper is not None
+    os.kill(keeper, signal.SIGKILL)
+    with service.directory(job).lock.open("wb") as lock:  # a keeper has died behind this
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rebuild(Home(home))
+        assert (await service.job(job.id)).state is State.STARTING
+    assert (await service.cancel(job.id)).state is State.CANCELLED
+
+
+async def test_a_job_that_was_told_of_is_in_an_index_made_anew(
+    service: Service, home: Path
+) -> None:
+    """Though the server that accepted it died before it named the directory."""
+    await launch(service, "sleep", "60", resources={"cores": 8})
+    job = await launch(service, "true", resources={"cores": 2}, idempotency_key="k")
+    service.directory(job).root.rename(Home(home).unborn(job.project, job.id).root)
+    again = await launch(service, "true", resources={"cores": 2}, idempotency_key="k")
+    assert again.id == job.id
+    assert rebuild(Home(home)).jobs == 2
+    assert (await service.job(job.id)).state is State.QUEUED

@@ -9,9 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs.cancel import wish_cancel
+from jobs.directory import read_record
+from jobs.model import CancelWish
+from jobs.paths import Home
 from jobs.service import Service
 from jobs.states import State
-from server.wiring import open_service
+from server.wiring import open_service, open_store
 from tests.support.launching import PYTHON, bash, launch
 from tests.support.processes import is_running, shim_pids
 from tests.support.wait import ended, until
@@ -119,6 +123,21 @@ async def test_a_later_wish_can_shorten_the_grace(service: Service) -> None:
     job = await service.cancel(job.id, reason="second", grace_s=0)
     assert (job.state, job.outcome.signal) == (State.CANCELLED, "SIGKILL")
     assert job.outcome.reason == "Cancelled: first"
+
+
+async def test_the_first_wish_stands_whoever_has_seen_it(service: Service, home: Path) -> None:
+    """Servers that looked before it was made write it over neither in the index nor on disk."""
+    job = await launch(service, "sleep", "60")
+    store = await open_store(Home(home))
+    for reason, grace_s in ((None, 5.0), ("second", 60.0)):
+        await wish_cancel(store, Home(home), job, reason=reason, grace_s=grace_s)
+    now = await store.get(job.id)
+    await store.close()
+    wish = read_record(service.directory(job).cancel, CancelWish)
+    assert now is not None
+    assert wish is not None
+    assert (now.cancel_reason, now.cancel_grace_s) == (None, 5.0)
+    assert wish == CancelWish(at=now.cancel_at or 0, reason=None, grace_s=5.0)
 
 
 async def test_the_jobs_own_grace_is_the_default(home: Path) -> None:

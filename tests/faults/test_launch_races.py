@@ -1,0 +1,54 @@
+"""Two servers launch with one key while the index is made anew: one job, and nothing beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobs.launch import accept
+from jobs.manifests import Manifests
+from jobs.model import Job, LaunchRequest
+from jobs.paths import Home
+from jobs.rebuild import rebuild
+from jobs.settings import load_settings
+from server.wiring import open_store
+from tests.support.modelling import Death, arm
+
+
+async def launched(home: Home) -> Job:
+    store = await open_store(home)
+    request = LaunchRequest(command=["true"], idempotency_key="k")
+    try:
+        job, _ = await accept(request, store, load_settings(), Manifests([]), client=None)
+        return job
+    finally:
+        await store.close()
+
+
+def test_one_key_is_one_job_though_the_index_forgets_it_in_between(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has its row, but its directory no name yet, when the index is made anew."""
+    death = Death()
+    arm(monkeypatch, death)
+    others: list[Job] = []
+
+    def forget(point: str) -> None:
+        if point == "server.accepted" and not others:
+            death.of_all = lambda _: None
+            rebuild(Home(home))
+            other = threading.Thread(
+                target=lambda: others.append(asyncio.run(launched(Home(home))))
+            )
+            other.start()
+            other.join()
+
+    death.of_all = forget
+    first = asyncio.run(launched(Home(home)))
+    assert [other.id for other in others] == [first.id]
+    assert [path.name for path in home.glob("jobs/*/job-*")] == [first.id]
+    assert rebuild(Home(home)).jobs == 1
+    assert asyncio.run(launched(Home(home))).id == first.id
