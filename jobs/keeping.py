@@ -156,6 +156,11 @@ def _older(info: dict[str, str | int]) -> bool:
 
 def _start(home: Home, command: Sequence[str]) -> None:
     """Start a keeper that outlives us. Of several that come at once, one stays."""
+    if "OUTLAST_JOB_ID" in os.environ:
+        raise KeeperUnreachableError(
+            "No keeper runs, and one that is started inside a job would be ended with that job.",
+            "What was stored starts when this job has ended, or when somebody asks for it.",
+        )
     try:
         _trim(home.keeper_log)
         with home.keeper_log.open("ab") as log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from jobs.service import Service
 from jobs.settings import load_settings
 from jobs.states import State
 from server.wiring import open_service
-from tests.support.launching import bash, launch
-from tests.support.processes import is_running, keeper_pid, kill
+from tests.support.cli import ROOT
+from tests.support.launching import PYTHON, bash, launch
+from tests.support.processes import is_running, keeper_pid, kill, shim_pids
 from tests.support.wait import ended, until
 
 
@@ -143,3 +145,23 @@ async def test_one_read_brings_a_keeper_back_while_the_kernel_still_takes_the_ol
             await until(lambda pid=old: not is_running(pid))
         await service.job(job.id)
         await until(lambda pid=old: keeper_pid(home) not in (None, pid))
+
+
+async def test_a_job_that_launches_jobs_starts_no_keeper_that_would_end_with_it(
+    service: Service, home: Path
+) -> None:
+    launching = f"{PYTHON} -m server launch --json -- sleep 1"
+    script = f"while [ ! -e go ]; do sleep 0.05; done; cd {ROOT}; {launching}"
+    outer = await bash(service, script, env={"OUTLAST_HOME": str(home)})
+    keeper = keeper_pid(home)
+    assert keeper is not None
+    kill(keeper)
+    await until(lambda: not is_running(keeper))
+    (service.directory(outer).work / "go").touch()
+    await until(lambda: not shim_pids(home) or keeper_pid(home))
+    outer = await ended(service, outer.id)
+    assert outer.state is State.COMPLETED, outer.outcome
+    _, told = await service.tail(outer.id)
+    launched = json.loads(told.text)
+    assert launched["state"] == "queued"
+    assert (await ended(service, launched["job_id"])).state is State.COMPLETED

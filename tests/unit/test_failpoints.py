@@ -65,9 +65,10 @@ EXCUSED = {
     "jobs.keeper._tend_living": ("stop", "one order, given here or by a task"),
     "jobs.launch._prepare": ("remove_unborn", "as in accept"),
     "jobs.launch.accept": (
-        "remove_unborn remove_unborn remove_unborn insert",
+        "remove_unborn remove_unborn remove_unborn insert give_birth",
         "what a kill leaves of a launch that was not accepted is swept later; the second insert "
-        "repeats the first in an index that was made anew from the directories",
+        "repeats the first in an index that was made anew from the directories; a retry gives the "
+        "directory its name when the first server did not come to it",
     ),
     "jobs.pruning._empty": ("rmtree unlink", "inside what was set aside"),
     "jobs.recovery.sweep_abandoned": ("rmtree rmtree delete", "repeats the steps of a prune"),
