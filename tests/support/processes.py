@@ -35,14 +35,14 @@ def keeper_pid(home: Path) -> int | None:
 
 
 def shim_pids(home: Path) -> list[int]:
-    """The shims that run for jobs of `home`."""
-    found = []
+    """The shims that run for jobs of `home`; not the command that one of them has just forked."""
+    found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             words = process.cmdline()
             if any(word.endswith("shim.py") for word in words) and str(home) in " ".join(words):
-                found.append(process.pid)
-    return found
+                found[process.pid] = process.ppid()
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def all_of(home: Path) -> list[int]:
