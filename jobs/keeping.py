@@ -62,11 +62,12 @@ def _is_dying(info: dict[str, str | int]) -> bool:
     of its last thread is given back. This says only that the lock is about to be free.
     """
     try:
-        with open(f"/proc/{info.get('pid')}/status", encoding="ascii", errors="replace") as file:
-            fields = dict(line.split(":\t", 1) for line in file if ":\t" in line)
-        killed = int(fields["ShdPnd"], 16) >> (signal.SIGKILL - 1) & 1
-        return bool(killed) or fields["State"][0] in "ZX"
-    except (OSError, ValueError, LookupError):
+        with open(f"/proc/{info.get('pid')}/status", "rb") as file:
+            status = file.read()
+        pending = int(status.partition(b"\nShdPnd:\t")[2][:16], 16)
+        killed = pending >> (signal.SIGKILL - 1) & 1
+        return bool(killed) or status.partition(b"\nState:\t")[2][:1] in (b"Z", b"X")
+    except (OSError, ValueError):
         return False
 
 
