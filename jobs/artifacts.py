@@ -15,8 +15,9 @@ from pathlib import Path
 
 from jobs.errors import FileNotFoundInJobError, PathRefusedError
 from jobs.files import open_inside
-from jobs.model import Artifact, ArtifactScan, ExpectedOutput, Kind, LaunchManifest, OutputRule
+from jobs.model import Artifact, ArtifactScan, ExpectedOutput, LaunchManifest
 from jobs.paths import JobDir
+from jobs.rules import Kind, OutputRule
 from jobs.text import (
     clean,
     first_lines_within,

@@ -7,6 +7,7 @@ opens it first makes it anew, whole under a temporary name, and the others wait.
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import os
 import re
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 SQL = files("jobs") / "sql"
 BUSY_S = 5.0  #: how long a statement waits for another process; clients give up soon after
+MANY = 50  #: times that the index may be replaced during one call
+PRAGMAS = ("PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON")
+NO_FILE = (0, 0)
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 
@@ -44,14 +48,58 @@ class Entry:
 Fill = Callable[[], Iterable[Entry]]
 
 
-def prepare(path: Path, fill: Fill) -> tuple[Path, int]:
+def named_statements(text: str) -> dict[str, str]:
+    """The statements of a file, each after a line `-- name: x`. ValueError on a name used twice."""
+    _, *parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    names, bodies = parts[::2], parts[1::2]
+    if len(set(names)) != len(names):
+        raise ValueError("a statement's name is used twice")
+    return dict(zip(names, bodies, strict=True))
+
+
+@functools.cache
+def queries() -> dict[str, str]:
+    """Every statement by its name."""
+    return named_statements((SQL / "queries.sql").read_text(encoding="utf-8"))
+
+
+def how_to_connect(file: Path) -> dict[str, Any]:
+    """The arguments of a connection to a file that `prepare` gave; PRAGMAS are to follow."""
+    return {
+        "database": f"{file.as_uri()}?mode=rw",
+        "uri": True,
+        "timeout": BUSY_S,
+        "isolation_level": None,
+    }
+
+
+def identity(file: Path) -> tuple[int, int]:
+    """Device and inode. Raises OSError."""
+    status = file.stat()
+    return status.st_dev, status.st_ino
+
+
+def is_current(path: Path, file: tuple[int, int]) -> bool:
+    """Whether the file that is open is still the index: SQLite would go on with a deleted one,
+    lose what is written and tell old facts."""
+    try:
+        return identity(path) == file
+    except OSError:
+        return False
+
+
+def prepare(path: Path, fill: Fill, *, anew: bool = False) -> tuple[Path, int]:
     """See to it that the index is there, whole, and of the newest schema. Blocks.
+
+    `anew` says that it was open before, so that a state directory that is missing has gone.
 
     Gives its file, and a descriptor: until that is closed nobody replaces the file. Safe for many
     processes at once. Raises StateDirectoryError with the cause when the index is not usable,
     IndexBusyError while another process makes it.
     """
     try:
+        if anew and not path.parent.is_dir():
+            raise StateDirectoryError.gone(path.parent)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
             lock = _lock(path, fcntl.LOCK_SH)
@@ -95,6 +143,13 @@ def replace(path: Path, inode: int, fill: Fill) -> None:
     finally:
         if lock >= 0:
             os.close(lock)
+
+
+def mend(path: Path, error: sqlite3.Error, file: tuple[int, int], fill: Fill) -> None:
+    """Replace the file if the error says that it is damaged; raise a StateDirectoryError if not."""
+    if not is_damage(error):
+        raise refusal(path, error, "used") from None
+    replace(path, file[1], fill)
 
 
 def is_damage(error: Exception) -> bool:

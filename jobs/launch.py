@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import contextlib
 import hashlib
 import json
 import logging
@@ -13,44 +10,40 @@ import re
 import secrets
 import socket
 import sys
+import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jobs import __version__, clock
-from jobs.directory import describe_input, give_birth, make_unborn, remove_unaccepted, remove_unborn
+from jobs.directory import describe_input
 from jobs.disk import check_room
 from jobs.environment import check_size, find_executable, job_env, named_environment
 from jobs.errors import (
     DirectoryUnusableError,
-    DiskFullError,
-    IdempotencyConflictError,
     InputUnusableError,
     InvalidArgumentError,
     ResourcesUnavailableError,
-    StateDirectoryError,
 )
-from jobs.failpoints import reach
 from jobs.files import check_relative
 from jobs.limits import Bounds
-from jobs.manifests import Manifest, Manifests, check_software
+from jobs.manifests import Manifest, Manifests, Stop, check_software
 from jobs.model import (
     DEFAULT_PROJECT,
     InputFile,
-    Job,
     LaunchManifest,
     LaunchRequest,
-    OutputRule,
     Resources,
 )
 from jobs.paths import PROJECT
 from jobs.patterns import check_glob
+from jobs.rules import OutputRule
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
-from jobs.store import DuplicateJobIdError, Store
 
 log = logging.getLogger(__name__)
+
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 @dataclass(frozen=True)
@@ -62,95 +55,6 @@ class Launch:
     copies: list[Path]  #: files to copy into inputs/
 
 
-async def accept(
-    request: LaunchRequest,
-    store: Store,
-    settings: Settings,
-    manifests: Manifests,
-    *,
-    client: str | None,
-) -> tuple[Job, bool]:
-    """Store a job durably as queued; (the job, whether it was there under its key already).
-
-    Raises a JobError; then there is no job and no trace of it. Killed in between, there is either
-    no job, or one whose directory the keeper completes.
-    """
-    home = settings.state
-    check_text("idempotency_key", request.idempotency_key)
-    for _ in range(10):
-        # First of all: what the first launch found in order may be gone when it is repeated.
-        known = await _known_by_key(request, store)
-        if known is not None:
-            with contextlib.suppress(OSError):  # its server may have died before it did that
-                await asyncio.to_thread(give_birth, home, known)
-            return known, True
-        manifest = await asyncio.to_thread(_prepare, request, settings, manifests, client)
-        if manifest is None:
-            continue  # someone drew the same random ID in this second
-        try:
-            job = await store.insert(manifest)
-        except DuplicateJobIdError:
-            remove_unborn(home, manifest)
-            continue
-        except Exception:
-            remove_unborn(home, manifest)
-            raise
-        if job.id != manifest.job_id:  # the same key came in by another server just now
-            remove_unborn(home, manifest)
-            continue
-        try:
-            reach("server.accepted")
-            await asyncio.to_thread(give_birth, home, job)
-            reach("server.named")
-        except OSError as error:  # the job is accepted: its ID must reach the caller
-            log.warning("%s: the keeper is to name its directory: %s", job.id, error)
-        if not store.is_current():
-            # Made anew from the directories, perhaps a moment before ours was seen among them.
-            with contextlib.suppress(DuplicateJobIdError):
-                job = await store.insert(manifest)
-            if job.id != manifest.job_id:  # meanwhile the key went to another server's launch
-                remove_unaccepted(home, manifest)
-                return job, True
-        return job, False
-    raise StateDirectoryError("No free job ID was found in ten attempts.")
-
-
-def _prepare(
-    request: LaunchRequest, settings: Settings, manifests: Manifests, client: str | None
-) -> LaunchManifest | None:
-    """Resolve, and make the directory under its unborn name; none when the job ID is taken.
-
-    Both at once, because each change of thread costs as much as the checks themselves.
-    """
-    launch = resolve(request, settings, manifests, client=client)
-    try:
-        made = make_unborn(settings.state, launch.manifest, launch.secrets, launch.copies)
-        reach("server.directory_made")
-        return made
-    except FileExistsError:
-        return None
-    except OSError as error:
-        home = settings.state
-        remove_unborn(home, launch.manifest)
-        if not home.root.is_dir():
-            raise StateDirectoryError.gone(home.root) from None
-        if DiskFullError.is_cause(error.errno):
-            raise DiskFullError(f"The disk that holds {home.root} is full.") from None
-        raise StateDirectoryError(f"The job directory cannot be made: {error.strerror}.") from None
-
-
-async def _known_by_key(request: LaunchRequest, store: Store) -> Job | None:
-    """The job that has the key. Raises IdempotencyConflictError when it is another request."""
-    if request.idempotency_key is None:
-        return None
-    known = await store.by_key(request.idempotency_key)
-    if known is not None and known.request_sha256 != digest(request):
-        raise IdempotencyConflictError(
-            f"The idempotency_key belongs to {known.id}, which was launched differently."
-        )
-    return known
-
-
 def resolve(
     request: LaunchRequest, settings: Settings, manifests: Manifests, *, client: str | None
 ) -> Launch:
@@ -158,7 +62,8 @@ def resolve(
 
     Raises a JobError that says what is wrong and what to do.
     """
-    check_text("the request", request.model_dump())
+    asked = request.model_dump()
+    check_text("the request", asked)
     check_room(settings)
     if (request.manifest is None) == (request.command is None):
         raise InvalidArgumentError("Exactly one of manifest and command must be given.")
@@ -207,9 +112,8 @@ def resolve(
     check_size(command, env)
 
     hidden = sorted(name for name in env if is_secret(name))
-    run = kind.file.run if kind else None
-    default_limit = kind.file.resources.time_limit_s if kind else 0.0
-    grace_s = run.grace_s if run and run.grace_s is not None else settings.grace_s
+    default_limit = float(kind.file.resources.time_limit_s) if kind else 0.0
+    stop = kind.file.stop if kind else Stop()
     manifest = LaunchManifest(
         schema=1,
         job_id=job_id,
@@ -235,10 +139,13 @@ def resolve(
             process_memory_mb=request.resources.memory_mb or 0,
         ),
         time_limit_s=default_limit if request.time_limit_s is None else request.time_limit_s,
-        grace_s=grace_s,
-        stop_signal=run.stop_signal if run else "TERM",
+        grace_s=settings.grace_s if stop.grace_s is None else stop.grace_s,
+        stop_signal=stop.signal,
+        stop_file=stop.file,
+        resume=kind.file.resume if kind else None,
+        software=kind.file.software if kind else None,
         idempotency_key=request.idempotency_key,
-        request_sha256=digest(request),
+        request_sha256=digest(asked),
         client=client,
         host=socket.gethostname(),
         outlast_version=__version__,
@@ -249,14 +156,15 @@ def resolve(
 def new_job_id(name: str, at: float) -> str:
     """`job-20261122-143022-villin-fold-k3f9x`: when, what, and 25 random bits."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
-    when = datetime.fromtimestamp(at, UTC).strftime("%Y%m%d-%H%M%S")
-    random = base64.b32encode(secrets.token_bytes(5))[:5].decode().lower()
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime(at))
+    bits = secrets.randbits(25)
+    random = "".join(_BASE32[bits >> 5 * place & 31] for place in range(5))
     return f"job-{when}-{slug}-{random}"
 
 
-def digest(request: LaunchRequest) -> str:
+def digest(asked: dict[str, Any]) -> str:
     """The same for a repeated request, whatever its idempotency key."""
-    content = request.model_dump(mode="json", exclude={"idempotency_key"})
+    content = {name: value for name, value in asked.items() if name != "idempotency_key"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

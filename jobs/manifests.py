@@ -27,31 +27,45 @@ from jobs.errors import (
     UnknownParameterError,
     nearest,
 )
-from jobs.model import FailureRule, Model, OutputRule, ProgressRule, Resources, Rules
+from jobs.limits import Model
+from jobs.rules import Finding, OutputRule, ProgressRule, Resume, Rules, Software, Summary
 from jobs.text import shown
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _BUILT_IN = {"python", "manifest_dir", "job_dir", "cores"}
 
 
-class Software(Model):
-    name: str
-    url: str | None = None
-    requires: list[str] = []  #: Python distributions that its environment must hold
+class When(Model):
+    """Arguments that are given only when a parameter is true, or has a value."""
+
+    when: str
+    args: list[str] = Field(min_length=1)
 
 
 class Run(Model):
-    #: An inner list is left out as a whole when one of its parameters has no value.
-    command: list[str | list[str]] = Field(min_length=1)
+    #: An inner list is left out as a whole when one of its parameters has no value, and repeated
+    #: for each value of one that is an array. `"{x}"` alone becomes one argument for each value.
+    command: list[str | list[str] | When] = Field(min_length=1)
     environment: str | None = None
-    env: dict[str, str] = {}
-    grace_s: float | None = Field(None, ge=0, le=86400)
-    stop_signal: str = Field("TERM", pattern="^(TERM|INT|HUP|USR1|USR2|QUIT)$")
+    env: dict[str, str] = {}  #: values may hold placeholders
     exit: dict[int, str] = {}
 
 
-class ManifestResources(Resources):
-    time_limit_s: float = Field(0, ge=0)
+class Stop(Model):
+    """How the program is asked to end: by a signal, or by a file that it looks for."""
+
+    signal: str = Field("TERM", pattern="^(TERM|INT|HUP|USR1|USR2|QUIT|KILL)$")
+    file: str | None = None  #: its name may hold placeholders
+    grace_s: float | None = Field(None, ge=0, le=86400)
+
+
+class ManifestResources(Model):
+    """Numbers, or the `"{parameter}"` that holds one."""
+
+    cores: int | str = 1
+    memory_mb: int | str = 0
+    gpus: int | str = 0
+    time_limit_s: int | float | str = 0
 
 
 class ManifestFile(Model):
@@ -61,13 +75,21 @@ class ManifestFile(Model):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
     title: str = Field(max_length=120)
     description: str = Field("", max_length=2000)
-    cite: list[str] = []
+    licence: str | None = None
+    cite: list[str] = []  #: DOIs
     software: Software | None = None
     params: dict[str, dict[str, Any]] = {}
+    #: Of the parameters of each group exactly one is given.
+    one_of: list[list[str]] = []
     run: Run
+    stop: Stop = Stop()
+    resume: Resume | None = None
     resources: ManifestResources = ManifestResources()
-    progress: ProgressRule | None = None
-    failure: list[FailureRule] = []
+    progress: list[ProgressRule] = []
+    failure: list[Finding] = []
+    warning: list[Finding] = []
+    success: list[Finding] = []
+    summary: Summary = Summary()
     output: list[OutputRule] = []
 
 
@@ -86,7 +108,12 @@ class Manifest:
     @property
     def rules(self) -> Rules:
         return Rules(
-            progress=self.file.progress, failures=self.file.failure, exit_codes=self.file.run.exit
+            progress=self.file.progress,
+            failures=self.file.failure,
+            warnings=self.file.warning,
+            success=self.file.success,
+            exit_codes=self.file.run.exit,
+            summary=self.file.summary,
         )
 
     def params_schema(self) -> dict[str, Any]:
@@ -136,6 +163,10 @@ class Manifest:
         values = {**params, **built_in, "manifest_dir": str(self.folder)}
         command: list[str] = []
         for item in self.file.run.command:
+            if isinstance(item, When):
+                if params.get(item.when) not in (None, False):
+                    command += [self._fill(part, values) for part in item.args]
+                continue
             parts = [item] if isinstance(item, str) else item
             names = {name for part in parts for name in _PLACEHOLDER.findall(part)}
             if names <= values.keys():
@@ -145,12 +176,11 @@ class Manifest:
     def rules_for(self, params: dict[str, Any]) -> Rules:
         """The rules with parameters filled into the progress rule's total."""
         rules = self.rules
-        if rules.progress is None or rules.progress.total is None:
-            return rules
-        total = self._fill(rules.progress.total, params)
-        return rules.model_copy(
-            update={"progress": rules.progress.model_copy(update={"total": total})}
-        )
+        progress = [
+            rule.model_copy(update={"total": self._fill(rule.total, params)})
+            for rule in rules.progress
+        ]
+        return rules.model_copy(update={"progress": progress})
 
     @staticmethod
     def _fill(template: Any, values: dict[str, Any]) -> Any:
@@ -230,8 +260,8 @@ def _check(file: ManifestFile, path: Path) -> None:
     for name in _PLACEHOLDER.findall(repr(file.run.command)):
         if name not in known:
             raise ValueError(f"the command uses the unknown {{{name}}}{nearest(name, known)}")
-    regexes = [rule.regex for rule in file.failure]
-    for regex in regexes + ([file.progress.regex] if file.progress else []):
+    regexes = [rule.regex or "" for rule in file.progress]
+    for regex in regexes + [rule.regex for rule in [*file.failure, *file.warning, *file.success]]:
         re.compile(regex)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from jobs.limits import Bounds, LimitName, Limits
+from jobs.limits import Bounds, LimitName, Limits, Model
+from jobs.rules import Kind, OutputRule, Resume, Rules, Software
 from jobs.states import FINAL, State
 
 SCHEMA = 1  #: of job.json and run.json
@@ -21,10 +22,6 @@ DEFAULT_PROJECT = "default"
 MAX_ARGUMENT_BYTES = 128 * 1024 - 1
 #: Arguments and environment share a quarter of the stack limit, 2 MiB by default; half is ours.
 MAX_EXEC_BYTES = 1024 * 1024
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Resources(Model):
@@ -61,61 +58,19 @@ class LaunchRequest(Model):
     idempotency_key: str | None = Field(None, min_length=1, max_length=200)
 
 
-class ProgressRule(Model):
-    """How far a program is, read from what it writes: named groups of `regex`.
-
-    `percent`, or `step` with `total` (a group, or the rule's own `total`), give the fraction; any
-    other group that is a number is a metric.
-    """
-
-    source: str = "stdout"
-    regex: str
-    total: str | None = None
-    message: str | None = None
-
-
-class FailureRule(Model):
-    """A line that means failure even when the exit code is 0."""
-
-    source: str | None = None  #: a log; by default both stdout and stderr
-    regex: str
-    meaning: str
-
-
-class OutputRule(Model):
-    """A file, or a glob of files, that the job is to leave in its working directory."""
-
-    path: str
-    kind: Kind | None = None
-    description: str = ""
-    required: bool = False
-
-
-Kind = Literal[
-    "table",
-    "image",
-    "text",
-    "json",
-    "trajectory",
-    "structure",
-    "checkpoint",
-    "log",
-    "data",
-]
-
-
-class Rules(Model):
-    """What a manifest knows about reading its program."""
-
-    progress: ProgressRule | None = None
-    failures: list[FailureRule] = []
-    exit_codes: dict[int, str] = {}  #: meaning of codes other than 0
-
-
 class InputFile(Model):
     path: str
     size: int
     sha256: str | None = None  #: none for a file that is too large to hash at launch
+
+
+class SweepPlace(Model):
+    """Which one of a sweep a job is."""
+
+    id: str
+    index: int  #: from 0
+    size: int
+    values: dict[str, Any]  #: the parameters that differ within the sweep
 
 
 class LaunchManifest(Model):
@@ -143,12 +98,31 @@ class LaunchManifest(Model):
     bounds: Bounds = Bounds()
     time_limit_s: float = 0  #: 0: none
     grace_s: float = 10  #: between the request to end and the kill
-    stop_signal: str = "TERM"
+    stop_signal: str = "TERM"  #: KILL: the program has no clean way to end
+    stop_file: str | None = None  #: made in the working directory instead of sending the signal
+    resume: Resume | None = None  #: how a later job can go on from this one
+    parent: str | None = None  #: the job that this one goes on from
+    sweep: SweepPlace | None = None
+    software: Software | None = None
     idempotency_key: str | None = None
     request_sha256: str
     client: str | None = None  #: who asked: name and version of the MCP client, or "cli"
     host: str
     outlast_version: str
+
+
+Decider = Literal[
+    "exit code",
+    "signal",
+    "failure pattern",
+    "required output",
+    "success marker",
+    "limit",
+    "time limit",
+    "cancel",
+    "start",
+    "supervisor",
+]
 
 
 class Outcome(Model):
@@ -157,6 +131,11 @@ class Outcome(Model):
     exit_code: int | None = None
     signal: str | None = None
     reason: str | None = None
+    decided_by: Decider | None = None  #: which of the facts made the verdict
+    error: str | None = None  #: the first error that its program told, quoted
+    warnings: list[str] = []  #: what the manifest knows to be doubtful, though no failure
+    resumable: bool | None = None  #: whether a later job can go on from a checkpoint
+    summary: dict[str, bool | int | float | str] = {}  #: the key results
 
 
 class Progress(Model):
@@ -192,6 +171,8 @@ class Job(Model):
     wait_reason: str | None
     outcome: Outcome
     progress: Progress | None
+    parent: str | None = None
+    sweep: str | None = None
 
     @property
     def is_final(self) -> bool:
@@ -290,6 +271,7 @@ class RunRecord(Model):
     survivors: list[int] = []
     limits: Limits | None = None
     limit_hit: LimitName | None = None
+    software_version: str | None = None
     attempt: int
     artifacts: ArtifactScan
     events: list[JobEvent]

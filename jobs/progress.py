@@ -9,8 +9,9 @@ from pathlib import Path
 from jobs.errors import JobError
 from jobs.files import open_inside
 from jobs.holes import read_data
-from jobs.model import LaunchManifest, Progress, ProgressRule
+from jobs.model import LaunchManifest, Progress
 from jobs.paths import JobDir
+from jobs.rules import ProgressRule
 from jobs.text import clean, shown
 
 #: The newest part of a log in which progress is looked for.
@@ -30,11 +31,11 @@ class ProgressReader:
     """Reads one job's progress again and again; costs nothing while its log does not grow."""
 
     def __init__(self, launched: LaunchManifest, job_dir: JobDir) -> None:
-        self._rule = launched.rules.progress
+        self._rule = next((rule for rule in launched.rules.progress if rule.regex), None)
         self._root, self._name = log_place(
             launched, job_dir, self._rule.source if self._rule else "stdout"
         )
-        self._regex = re.compile(self._rule.regex) if self._rule else None
+        self._regex = re.compile(self._rule.regex or "") if self._rule else None
         self._size = -1
 
     def read(self, elapsed_s: float | None) -> Progress | None:

@@ -96,6 +96,8 @@ def _entry(root: Path) -> Entry:
         **launched.resources.model_dump(),
         **_cancel_wish(job_dir),
         "id": launched.job_id,
+        "parent": launched.parent,
+        "sweep": launched.sweep.id if launched.sweep else None,
         "progress": _last_progress(job_dir),
     }  # fmt: skip
     state, events = _what_became_of_it(job_dir, launched, row)
@@ -126,7 +128,10 @@ def _what_became_of_it(
         # The keeper removes them before it makes a job final; it may have been killed in between.
         job_dir.secrets.unlink(missing_ok=True)
         row |= {"attempt": record.attempt, "started_at": record.started_at}
-        row |= {"ended_at": record.ended_at, **record.outcome.model_dump()}
+        told = record.outcome
+        row |= {"exit_code": told.exit_code, "signal": told.signal, "reason": told.reason}
+        row |= {"ended_at": record.ended_at}
+        row["outcome"] = told.model_dump_json(exclude_defaults=True)
         return record.state, record.events or events
     if started is None and starting:
         # Which GPUs it was given is known once it has started; till then no other gets one.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobs import artifacts, disk, logs
+from jobs.acceptance import accept
 from jobs.artifacts import Content
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
@@ -23,7 +24,7 @@ from jobs.errors import (
 )
 from jobs.failpoints import reach
 from jobs.keeping import WAKE, ensure_keeper, keeper_info, send
-from jobs.launch import accept, check_text
+from jobs.launch import check_text
 from jobs.manifests import Manifests
 from jobs.model import (
     ArtifactPage,

@@ -60,7 +60,7 @@ def job_data(job: Job, job_dir: str | None) -> JobReply:
         state=job.state,
         name=job.name,
         project=job.project,
-        outcome=job.outcome if job.is_final else None,
+        outcome=job.outcome.model_dump(exclude_defaults=True) if job.is_final else None,
         progress=ProgressReply(**job.progress.model_dump()) if job.progress else None,
         elapsed_s=None if elapsed is None else round(elapsed, 1),
         job_dir=job_dir,

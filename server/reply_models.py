@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from jobs.model import Outcome
-
 
 class ProgressReply(BaseModel):
     fraction: float | None = None
@@ -21,7 +19,7 @@ class JobReply(BaseModel):
     state: str
     name: str
     project: str
-    outcome: Outcome | None = None
+    outcome: dict[str, Any] | None = None  #: what is known of jobs.model.Outcome
     progress: ProgressReply | None = None
     elapsed_s: float | None = None
     job_dir: str | None = None
@@ -35,7 +33,7 @@ class StatusReply(BaseModel):
     state: str | None = None
     name: str | None = None
     project: str | None = None
-    outcome: Outcome | None = None
+    outcome: dict[str, Any] | None = None  #: what is known of jobs.model.Outcome
     progress: ProgressReply | None = None
     elapsed_s: float | None = None
     job_dir: str | None = None

@@ -4,10 +4,10 @@
 -- name: insert_job
 INSERT INTO job (
     id, project, name, manifest, engine, state, cores, memory_mb, gpus,
-    idempotency_key, request_sha256, created_at, changed_at
+    idempotency_key, request_sha256, created_at, changed_at, parent, sweep
 ) VALUES (
     :id, :project, :name, :manifest, :engine, :state, :cores, :memory_mb, :gpus,
-    :idempotency_key, :request_sha256, :created_at, :created_at
+    :idempotency_key, :request_sha256, :created_at, :created_at, :parent, :sweep
 ) ON CONFLICT (idempotency_key) DO NOTHING RETURNING *
 
 -- name: get_job
@@ -28,6 +28,7 @@ UPDATE job SET
     exit_code = coalesce(:exit_code, exit_code),
     signal = coalesce(:signal, signal),
     reason = coalesce(:reason, reason),
+    outcome = coalesce(:outcome, outcome),
     wait_reason = NULL
 WHERE id = :id AND state = :old RETURNING seq
 

@@ -23,12 +23,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from jobs.acceptance import accept
 from jobs.cancel import wish_cancel
 from jobs.directory import read_record
 from jobs.engines.base import Phase
 from jobs.failpoints import POINTS
 from jobs.keeper import Keeper
-from jobs.launch import accept
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchRequest, Outcome, ResourceWishes, RunRecord
 from jobs.rebuild import entries

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch import accept
+from jobs.acceptance import accept
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home

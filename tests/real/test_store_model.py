@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from jobs import clock
+from jobs.acceptance import accept
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth
 from jobs.errors import IdempotencyConflictError, IllegalMoveError
 from jobs.files import append_line, write_durable
 from jobs.finish import write_up
-from jobs.launch import accept
 from jobs.manifests import Manifests
 from jobs.model import (
     Job,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from jobs import artifacts
 from jobs.errors import FileNotFoundInJobError, JobError, PathRefusedError
 from jobs.files import check_relative, open_inside
-from jobs.model import LaunchManifest, OutputRule, Resources
+from jobs.model import LaunchManifest, Resources
 from jobs.paths import JobDir
+from jobs.rules import OutputRule
 
 HASH_ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 

@@ -20,7 +20,7 @@ WATCHED = [
     "jobs/finish.py",
     "jobs/index.py",
     "jobs/keeper.py",
-    "jobs/launch.py",
+    "jobs/acceptance.py",
     "jobs/pruning.py",
     "jobs/recovery.py",
     "jobs/service.py",
@@ -63,8 +63,8 @@ EXCUSED = {
     "jobs.keeper._start": ("give_birth submit", "the launch's step; the engine names its own"),
     "jobs.keeper._start_again": ("move", "back to what it was before `keeper.claimed`"),
     "jobs.keeper._tend_living": ("stop", "one order, given here or by a task"),
-    "jobs.launch._prepare": ("remove_unborn", "as in accept"),
-    "jobs.launch.accept": (
+    "jobs.acceptance._prepare": ("remove_unborn", "as in accept"),
+    "jobs.acceptance._accept": (
         "remove_unborn remove_unborn remove_unborn insert give_birth",
         "what a kill leaves of a launch that was not accepted is swept later; the second insert "
         "repeats the first in an index that was made anew from the directories; a retry gives the "

@@ -178,7 +178,8 @@ def test_every_bundled_manifest_is_valid() -> None:
             "strin",
         ),
         (
-            'schema = 1\nname = "x"\ntitle = "t"\n[run]\ncommand = ["x"]\n[progress]\nregex = "("',
+            'schema = 1\nname = "x"\ntitle = "t"\n[run]\ncommand = ["x"]\n'
+            '[[progress]]\nregex = "("',
             "unterminated",
         ),
     ],

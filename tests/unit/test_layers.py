@@ -15,6 +15,7 @@ SHIM = sorted(ROOT.glob("jobs/engines/shim*.py"))
 LAYERS = [
     ["jobs", "jobs.errors", "jobs.failpoints", "jobs.text", "jobs.clock", "jobs.paths"],
     ["jobs.states", "jobs.files", "jobs.holes", "jobs.limits", "jobs.patterns"],
+    ["jobs.rules"],
     ["jobs.model"],
     ["jobs.settings", "jobs.secrets", "jobs.manifests", "jobs.logs", "jobs.progress"],
     [
@@ -31,11 +32,15 @@ LAYERS = [
     ["jobs.engines.orphans"],
     ["jobs.engines.local"],
     ["jobs.index"],
+    ["jobs.intake"],
     ["jobs.store"],
     [
+        "jobs.launch",
+    ],
+    [
+        "jobs.acceptance",
         "jobs.cancel",
         "jobs.finish",
-        "jobs.launch",
         "jobs.outcome",
         "jobs.pruning",
         "jobs.rebuild",
@@ -83,8 +88,9 @@ def test_every_module_of_the_core_has_its_layer() -> None:
 
 def test_only_the_store_knows_the_database() -> None:
     users = {module_name(path) for path in FILES if {"aiosqlite", "sqlite3"} & imports(path)}
-    assert users <= {"jobs.index", "jobs.store", "server.doctor"}
+    assert users <= {"jobs.index", "jobs.intake", "jobs.store", "server.doctor"}
     assert "aiosqlite" not in imports(ROOT / "jobs/index.py")
+    assert "aiosqlite" not in imports(ROOT / "jobs/intake.py")
     assert "aiosqlite" not in imports(ROOT / "server/doctor.py")
 
 

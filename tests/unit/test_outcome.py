@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.engines.base import Phase, Sighting
-from jobs.model import ExitRecord, ProgressRule, StartedRecord
+from jobs.model import ExitRecord, StartedRecord
 from jobs.outcome import judge
 from jobs.progress import from_match
+from jobs.rules import ProgressRule
 from jobs.states import Event
 
 

@@ -1,0 +1,136 @@
+"""Accepting jobs into the index, in the thread that has made their directories.
+
+A plain connection beside the store's: each change of thread costs a launch as much as its checks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+from jobs import index
+from jobs.errors import StateDirectoryError
+from jobs.index import Fill
+from jobs.model import Job, LaunchManifest, Outcome, Progress, Resources
+from jobs.states import State
+
+
+class DuplicateJobIdError(Exception):
+    """The random part of the ID is taken: make another."""
+
+
+class Intake:
+    """The index as one who launches needs it. All calls block; any thread may make them."""
+
+    def __init__(self, path: Path, fill: Fill) -> None:
+        self._path = path
+        self._fill = fill
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._file = index.NO_FILE
+
+    def insert(self, launched: LaunchManifest) -> Job:
+        """Accept a job as queued, or give the job that already has its idempotency key.
+
+        Raises DuplicateJobIdError when the ID is taken, StateDirectoryError when the index cannot
+        be used.
+        """
+        row = {
+            "id": launched.job_id,
+            "state": State.QUEUED,
+            "project": launched.project,
+            "name": launched.name,
+            "manifest": launched.manifest,
+            "engine": launched.engine,
+            "idempotency_key": launched.idempotency_key,
+            "request_sha256": launched.request_sha256,
+            "created_at": launched.created_at,
+            "cores": launched.resources.cores,
+            "memory_mb": launched.resources.memory_mb,
+            "gpus": launched.resources.gpus,
+            "parent": launched.parent,
+            "sweep": launched.sweep.id if launched.sweep else None,
+        }
+        while True:
+            try:
+                rows = self._run("insert_job", row)
+            except sqlite3.IntegrityError as error:
+                if "job.id" in str(error):
+                    raise DuplicateJobIdError(launched.job_id) from None
+                raise
+            if rows:
+                return job_of(rows[0])
+            known = self.by_key(launched.idempotency_key or "")
+            if known is not None:  # else the index was made anew in between
+                return known
+
+    def by_key(self, idempotency_key: str) -> Job | None:
+        rows = self._run("get_job_by_key", {"key": idempotency_key})
+        return job_of(rows[0]) if rows else None
+
+    def is_current(self) -> bool:
+        """Whether the last call was to the file that is still the index."""
+        return index.is_current(self._path, self._file)
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _run(self, statement: str, values: dict[str, Any]) -> list[sqlite3.Row]:
+        """The rows of one statement, which for a write are those that it changed."""
+        with self._lock:
+            for _ in range(index.MANY):
+                if self._db is None or not self.is_current():
+                    self._open()
+                assert self._db is not None
+                try:
+                    rows = self._db.execute(index.queries()[statement], values).fetchall()
+                except sqlite3.IntegrityError:
+                    raise
+                except sqlite3.Error as error:
+                    index.mend(self._path, error, self._file, self._fill)
+                    continue
+                if self.is_current():
+                    return rows
+                # Replaced meanwhile: what was written is lost, what was read is old.
+        raise StateDirectoryError(f"{self._path} is replaced again and again.")
+
+    def _open(self) -> None:
+        self._close()
+        file, lock = index.prepare(self._path, self._fill, anew=True)
+        try:
+            self._db = sqlite3.connect(check_same_thread=False, **index.how_to_connect(file))
+            self._db.row_factory = sqlite3.Row
+            for pragma in index.PRAGMAS:
+                self._db.execute(pragma).fetchall()
+            self._file = index.identity(file)
+        except (sqlite3.Error, OSError) as error:
+            self._close()
+            raise index.refusal(self._path, error, "opened") from None
+        finally:
+            os.close(lock)
+
+    def _close(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+
+def job_of(row: sqlite3.Row) -> Job:
+    """A row of the table `job`."""
+    values = dict(row)
+    progress = values.pop("progress")
+    values.pop("last_event")
+    told = {key: values.pop(key) for key in ("exit_code", "signal", "reason")}
+    outcome = values.pop("outcome")
+    return Job(
+        resources=Resources(**{key: values.pop(key) for key in ("cores", "memory_mb", "gpus")}),
+        outcome=Outcome.model_validate_json(outcome) if outcome else Outcome(**told),
+        gpu_ids=json.loads(values.pop("gpu_ids")),
+        progress=Progress.model_validate_json(progress) if progress else None,
+        **values,
+    )
