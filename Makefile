@@ -2,7 +2,7 @@
 # is looked at again only when it has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check fix matrix chaos
+.PHONY: help demo test bench check fix matrix chaos science
 BIN := .venv/bin
 ARGS ?=
 WORKERS ?= 3
@@ -19,6 +19,9 @@ test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some, WORKERS=0 for 
 
 bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", ARGS=--write for docs/)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+science: .venv/.has-science  ## Run the scientific programs for real, the slow ones too
+	OUTLAST_TEST_SLOW_SCIENCE=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile tests/science $(ARGS)
 
 matrix: .venv/.has-test  ## Kill, freeze and fail every step of a job's life; writes docs/crash-matrix.md
 	$(BIN)/python -m tests.support.crash_matrix --write
@@ -40,6 +43,10 @@ fix: .venv/.has-dev  ## Format, and mend what the linter can mend
 .venv/.has-dev: HOLDS := .venv/.has-test .venv/.has-demo .venv/.has-bench
 .venv/.has-test: HOLDS := .venv/.has-demo .venv/.has-bench
 .venv/.has-demo: HOLDS := .venv/.has-bench
+.venv/.has-science: pyproject.toml .venv/.has-test
+	sh tests/support/get_science.sh
+	@touch $@
+
 .venv/.has-%: pyproject.toml | $(BIN)/pip
 	@echo "Installing what is needed for '$*' into .venv ..."
 	@$(BIN)/pip install -qq --disable-pip-version-check --retries 5 -e '.[$*]'
