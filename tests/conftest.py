@@ -14,7 +14,7 @@ from server.wiring import open_service
 from tests.support.processes import end_all_of
 
 for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
-    if _name != "OUTLAST_TEST_TOOLS":
+    if _name not in ("OUTLAST_TEST_TOOLS", "OUTLAST_TEST_SLOW_SCIENCE"):
         del os.environ[_name]
 
 
@@ -23,6 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty state directory; whatever runs for it is ended afterwards."""
     home = tmp_path / "home"
     monkeypatch.delenv("OUTLAST_TEST_TOOLS", raising=False)
+    monkeypatch.delenv("OUTLAST_TEST_SLOW_SCIENCE", raising=False)
     monkeypatch.setenv("OUTLAST_HOME", str(home))
     (tmp_path / "config.toml").touch()
     monkeypatch.setenv("OUTLAST_CONFIG", str(tmp_path / "config.toml"))
