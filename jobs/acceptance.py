@@ -56,7 +56,7 @@ def _accept(
         if manifest is None:
             continue  # someone drew the same random ID in this second
         try:
-            job = intake.insert(manifest)
+            job, file = intake.insert(manifest)
         except DuplicateJobIdError:
             remove_unborn(home, manifest)
             continue
@@ -72,10 +72,10 @@ def _accept(
             reach("server.named")
         except OSError as error:  # the job is accepted: its ID must reach the caller
             log.warning("%s: the keeper is to name its directory: %s", job.id, error)
-        if not intake.is_current():
+        if not intake.is_current(file):
             # Made anew from the directories, perhaps a moment before ours was seen among them.
             with contextlib.suppress(DuplicateJobIdError):
-                job = intake.insert(manifest)
+                job, _ = intake.insert(manifest)
             if job.id != manifest.job_id:  # meanwhile the key went to another server's launch
                 remove_unaccepted(home, manifest)
                 return job, True

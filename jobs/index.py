@@ -33,7 +33,9 @@ SQL = files("jobs") / "sql"
 BUSY_S = 5.0  #: how long a statement waits for another process; clients give up soon after
 MANY = 50  #: times that the index may be replaced during one call
 PRAGMAS = ("PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON")
-NO_FILE = (0, 0)
+
+FileId = tuple[int, int]  #: device and inode
+NO_FILE: FileId = (0, 0)
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 
@@ -73,13 +75,13 @@ def how_to_connect(file: Path) -> dict[str, Any]:
     }
 
 
-def identity(file: Path) -> tuple[int, int]:
-    """Device and inode. Raises OSError."""
+def identity(file: Path) -> FileId:
+    """Raises OSError."""
     status = file.stat()
     return status.st_dev, status.st_ino
 
 
-def is_current(path: Path, file: tuple[int, int]) -> bool:
+def is_current(path: Path, file: FileId) -> bool:
     """Whether the file that is open is still the index: SQLite would go on with a deleted one,
     lose what is written and tell old facts."""
     try:
@@ -145,7 +147,7 @@ def replace(path: Path, inode: int, fill: Fill) -> None:
             os.close(lock)
 
 
-def mend(path: Path, error: sqlite3.Error, file: tuple[int, int], fill: Fill) -> None:
+def mend(path: Path, error: sqlite3.Error, file: FileId, fill: Fill) -> None:
     """Replace the file if the error says that it is damaged; raise a StateDirectoryError if not."""
     if not is_damage(error):
         raise refusal(path, error, "used") from None

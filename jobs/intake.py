@@ -33,11 +33,11 @@ class Intake:
         self._db: sqlite3.Connection | None = None
         self._file = index.NO_FILE
 
-    def insert(self, launched: LaunchManifest) -> Job:
+    def insert(self, launched: LaunchManifest) -> tuple[Job, index.FileId]:
         """Accept a job as queued, or give the job that already has its idempotency key.
 
-        Raises DuplicateJobIdError when the ID is taken, StateDirectoryError when the index cannot
-        be used.
+        Gives the file, too, that it was written to: see `is_current`. Raises DuplicateJobIdError
+        when the ID is taken, StateDirectoryError when the index cannot be used.
         """
         row = {
             "id": launched.job_id,
@@ -57,34 +57,36 @@ class Intake:
         }
         while True:
             try:
-                rows = self._run("insert_job", row)
+                rows, file = self._run("insert_job", row)
             except sqlite3.IntegrityError as error:
                 if "job.id" in str(error):
                     raise DuplicateJobIdError(launched.job_id) from None
                 raise
             if rows:
-                return job_of(rows[0])
-            known = self.by_key(launched.idempotency_key or "")
-            if known is not None:  # else the index was made anew in between
-                return known
+                return job_of(rows[0]), file
+            known, file = self._run("get_job_by_key", {"key": launched.idempotency_key})
+            if known:  # else the index was made anew in between
+                return job_of(known[0]), file
 
     def by_key(self, idempotency_key: str) -> Job | None:
-        rows = self._run("get_job_by_key", {"key": idempotency_key})
+        rows, _ = self._run("get_job_by_key", {"key": idempotency_key})
         return job_of(rows[0]) if rows else None
 
-    def is_current(self) -> bool:
-        """Whether the last call was to the file that is still the index."""
-        return index.is_current(self._path, self._file)
+    def is_current(self, file: index.FileId) -> bool:
+        """Whether what was written to the file is in the index still."""
+        return index.is_current(self._path, file)
 
     def close(self) -> None:
         with self._lock:
             self._close()
 
-    def _run(self, statement: str, values: dict[str, Any]) -> list[sqlite3.Row]:
-        """The rows of one statement, which for a write are those that it changed."""
+    def _run(
+        self, statement: str, values: dict[str, Any]
+    ) -> tuple[list[sqlite3.Row], index.FileId]:
+        """The rows of one statement, which for a write are those that it changed, and the file."""
         with self._lock:
             for _ in range(index.MANY):
-                if self._db is None or not self.is_current():
+                if self._db is None or not self.is_current(self._file):
                     self._open()
                 assert self._db is not None
                 try:
@@ -94,8 +96,8 @@ class Intake:
                 except sqlite3.Error as error:
                     index.mend(self._path, error, self._file, self._fill)
                     continue
-                if self.is_current():
-                    return rows
+                if self.is_current(self._file):
+                    return rows, self._file
                 # Replaced meanwhile: what was written is lost, what was read is old.
         raise StateDirectoryError(f"{self._path} is replaced again and again.")
 

@@ -208,26 +208,26 @@ class Store:
 
     async def checkpoint(self) -> None:
         """Empty the write-ahead log into the database; harmless when others are busy."""
-        db = await self._current()
+        db, _ = await self._current()
         await db.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def is_current(self) -> bool:
         """Whether the file that is open is still the index."""
         return self._db is not None and index.is_current(self._path, self._file)
 
-    async def _current(self) -> aiosqlite.Connection:
+    async def _current(self) -> tuple[aiosqlite.Connection, index.FileId]:
         if self._db is None or not self.is_current():
             async with self._opening:
                 if self._db is None or not self.is_current():
                     await self._close()
                     await self._open()
         assert self._db is not None
-        return self._db
+        return self._db, self._file
 
     async def _run(self, statement: str, **values: Any) -> list[sqlite3.Row]:
         """Run one statement; its rows, which for a write are those that it changed."""
         for _ in range(index.MANY):
-            db = await self._current()
+            db, file = await self._current()
             try:
                 # One call and no cursor: what is asked of a connection after it was told to close
                 # is never answered.
@@ -235,9 +235,11 @@ class Store:
             except sqlite3.IntegrityError:
                 raise
             except sqlite3.Error as error:
-                await asyncio.to_thread(index.mend, self._path, error, self._file, self._fill)
+                await asyncio.to_thread(index.mend, self._path, error, file, self._fill)
                 continue
-            if self.is_current():
+            if index.is_current(
+                self._path, file
+            ):  # not only ours: another call may have changed it
                 return rows
             # Replaced meanwhile: what was written is lost, what was read is old.
         raise StateDirectoryError(f"{self._path} is replaced again and again.")

@@ -52,3 +52,32 @@ def test_one_key_is_one_job_though_the_index_forgets_it_in_between(
     assert [path.name for path in home.glob("jobs/*/job-*")] == [first.id]
     assert rebuild(Home(home)).jobs == 1
     assert asyncio.run(launched(Home(home))).id == first.id
+
+
+async def test_a_launch_is_kept_though_another_of_its_server_has_opened_the_new_index(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has its row in the old index, and its directory no name when that is made anew."""
+    death = Death()
+    arm(monkeypatch, death)
+    store = await open_store(Home(home))
+    others: list[Job] = []
+
+    async def launch() -> Job:
+        request = LaunchRequest(command=["true"])
+        return (await accept(request, store, load_settings(), Manifests([]), client=None))[0]
+
+    def forget(point: str) -> None:
+        if point == "server.accepted" and not others:
+            death.of_all = lambda _: None
+            rebuild(Home(home))
+            others.append(asyncio.run_coroutine_threadsafe(launch(), loop).result())
+
+    loop = asyncio.get_running_loop()
+    death.of_all = forget
+    try:
+        first = await launch()
+        assert others
+        assert await store.get(first.id) is not None
+    finally:
+        await store.close()

@@ -48,7 +48,7 @@ async def test_many_processes_open_a_new_index_at_once(tmp_path: Path) -> None:
 async def test_a_move_happens_once_and_writes_its_event(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
     other = await Store.open(tmp_path / "db")
-    queued = store.intake.insert(job(1))
+    queued, _ = store.intake.insert(job(1))
     assert queued.state is State.QUEUED
     claims = await asyncio.gather(store.claim(queued, []), other.claim(queued, []))
     assert sorted(claims) == [False, True]
@@ -64,7 +64,7 @@ async def test_a_move_happens_once_and_writes_its_event(tmp_path: Path) -> None:
 
 async def test_a_wish_to_cancel_stops_a_claim(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
-    queued = store.intake.insert(job(1))
+    queued, _ = store.intake.insert(job(1))
     await store.wish_cancel(queued.id, 1.0, "first", None)
     await store.wish_cancel(queued.id, 2.0, "second", None)
     assert not await store.claim(queued, [])
@@ -75,8 +75,8 @@ async def test_a_wish_to_cancel_stops_a_claim(tmp_path: Path) -> None:
 
 async def test_keys_and_ids_are_told_apart(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
-    first = store.intake.insert(job(1, "key"))
-    assert (store.intake.insert(job(2, "key"))).id == first.id
+    first, _ = store.intake.insert(job(1, "key"))
+    assert store.intake.insert(job(2, "key"))[0].id == first.id
     with pytest.raises(DuplicateJobIdError):
         store.intake.insert(job(1, "other"))
     await store.close()
