@@ -185,7 +185,7 @@ type = "integer"
 minimum = 1
 [run]
 command = ["bash", "-c", "printf 'step 1 T=300.5\\\\rstep %s T=301.5' {steps}; sleep 60"]
-[progress]
+[[progress]]
 regex = 'step (?P<step>\\d+) T=(?P<T>[\\d.]+)'
 total = "{steps}"
 message = "{step} of {total} at {T} K"
