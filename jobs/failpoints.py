@@ -66,6 +66,7 @@ def reach(point: str) -> None:
 
 
 def _fire(folder: str, point: str) -> None:
+    import _thread
     import signal
 
     if point not in POINTS:
@@ -85,4 +86,5 @@ def _fire(folder: str, point: str) -> None:
         os.rename(file.name, path + ".fired")
     except FileNotFoundError:
         return
-    os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+    # To this thread: a signal to the process may be taken up by another one, a little later.
+    signal.pthread_kill(_thread.get_ident(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)

@@ -97,6 +97,7 @@ def test_only_the_store_knows_the_database() -> None:
 def test_the_shim_needs_nothing_but_the_standard_library() -> None:
     allowed = {
         "_signal",
+        "_thread",
         "ctypes",
         "errno",
         "fcntl",
