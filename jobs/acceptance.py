@@ -6,15 +6,24 @@ import asyncio
 import contextlib
 import logging
 
-from jobs.directory import give_birth, make_unborn, remove_unaccepted, remove_unborn
-from jobs.errors import DiskFullError, IdempotencyConflictError, StateDirectoryError
+from jobs.arguments import check_text
+from jobs.directory import give_births, make_unborn, remove_unaccepted, remove_unborn
+from jobs.errors import (
+    DiskFullError,
+    IdempotencyConflictError,
+    JobNotFoundError,
+    StateDirectoryError,
+)
 from jobs.failpoints import reach
 from jobs.intake import DuplicateJobIdError, Intake
-from jobs.launch import check_text, digest, resolve
+from jobs.launch import Launch, digest, resolve
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchManifest, LaunchRequest
+from jobs.paths import Home
+from jobs.resuming import Parent, parent_of
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +35,11 @@ async def accept(
     manifests: Manifests,
     *,
     client: str | None,
-) -> tuple[Job, bool]:
-    """Store a job durably as queued; (the job, whether it was there under its key already).
+) -> tuple[list[Job], bool]:
+    """Store a job, or all jobs of a sweep, durably as queued; whether they were there already.
 
     Raises a JobError; then there is no job and no trace of it. Killed in between, there is either
-    no job, or one whose directory the keeper completes. Goes on when it is not waited for.
+    no job, or all, whose directories the keeper completes. Goes on when it is not waited for.
     """
     # All in one thread: each change of thread costs as much as the checks.
     return await asyncio.to_thread(_accept, request, store.intake, settings, manifests, client)
@@ -42,75 +51,109 @@ def _accept(
     settings: Settings,
     manifests: Manifests,
     client: str | None,
-) -> tuple[Job, bool]:
+) -> tuple[list[Job], bool]:
     home = settings.state
     check_text("idempotency_key", request.idempotency_key)
+
+    def find_parent(job_id: str) -> Parent:
+        check_text("resume_from", job_id)
+        job = intake.get(job_id)
+        if job is None:
+            raise JobNotFoundError(f"There is no job {shown(job_id, 100)!r} to resume from.")
+        return parent_of(job, home.job(job.project, job.id))
+
     for _ in range(10):
         # First of all: what the first launch found in order may be gone when it is repeated.
         known = _known_by_key(request, intake)
-        if known is not None:
+        if known:
             with contextlib.suppress(OSError):  # its server may have died before it did that
-                give_birth(home, known)
+                give_births(home, known)
             return known, True
-        manifest = _prepare(request, settings, manifests, client)
-        if manifest is None:
+        launches = resolve(request, settings, manifests, client=client, find_parent=find_parent)
+        prepared = _prepare(launches, home)
+        if prepared is None:
             continue  # someone drew the same random ID in this second
         try:
-            job, file = intake.insert(manifest)
+            jobs, file = intake.insert(prepared)
         except DuplicateJobIdError:
-            remove_unborn(home, manifest)
+            _undo(home, prepared)
             continue
-        except Exception:
-            remove_unborn(home, manifest)
+        except BaseException:
+            _undo(home, prepared)
             raise
-        if job.id != manifest.job_id:  # the same key came in by another server just now
-            remove_unborn(home, manifest)
+        if jobs[0].id != prepared[0].job_id:  # the same key came in by another server just now
+            _undo(home, prepared)
             continue
         try:
             reach("server.accepted")
-            give_birth(home, job)
+            give_births(home, jobs)
             reach("server.named")
-        except OSError as error:  # the job is accepted: its ID must reach the caller
-            log.warning("%s: the keeper is to name its directory: %s", job.id, error)
+        except OSError as error:  # they are accepted: the ID must reach the caller
+            log.warning("%s: the keeper is to name its directory: %s", jobs[0].id, error)
         if not intake.is_current(file):
-            # Made anew from the directories, perhaps a moment before ours was seen among them.
-            with contextlib.suppress(DuplicateJobIdError):
-                job, _ = intake.insert(manifest)
-            if job.id != manifest.job_id:  # meanwhile the key went to another server's launch
-                remove_unaccepted(home, manifest)
-                return job, True
-        return job, False
+            # Made anew from the directories, perhaps a moment before ours were seen among them.
+            jobs = _insert_again(prepared, jobs, intake)
+            if jobs[0].id != prepared[0].job_id:  # the key went to another server's launch
+                for manifest in prepared:
+                    remove_unaccepted(home, manifest)
+                return jobs, True
+        return jobs, False
     raise StateDirectoryError("No free job ID was found in ten attempts.")
 
 
-def _prepare(
-    request: LaunchRequest, settings: Settings, manifests: Manifests, client: str | None
-) -> LaunchManifest | None:
-    """Resolve, and make the directory under its unborn name; none when the job ID is taken."""
-    launch = resolve(request, settings, manifests, client=client)
+def _insert_again(prepared: list[LaunchManifest], jobs: list[Job], intake: Intake) -> list[Job]:
+    """The jobs in an index that was made anew and may hold none, some or all of them."""
+    if len(prepared) == 1:
+        with contextlib.suppress(DuplicateJobIdError):
+            jobs, _ = intake.insert(prepared)
+        return jobs
+    missing = [one for one in prepared if intake.get(one.job_id) is None]
+    for manifest in missing:
+        with contextlib.suppress(DuplicateJobIdError):
+            again, _ = intake.insert([manifest])
+            if again[0].id != manifest.job_id:
+                return again
+    return jobs
+
+
+def _prepare(launches: list[Launch], home: Home) -> list[LaunchManifest] | None:
+    """Make the directories under their unborn names; none when a job ID is taken."""
+    made: list[LaunchManifest] = []
     try:
-        made = make_unborn(settings.state, launch.manifest, launch.secrets, launch.copies)
+        for launch in launches:
+            made.append(launch.manifest)
+            placements = launch.placements
+            made[-1] = make_unborn(home, launch.manifest, launch.secrets, placements)
         reach("server.directory_made")
         return made
     except FileExistsError:
+        _undo(home, made[:-1])  # the last is another's
         return None
     except OSError as error:
-        home = settings.state
-        remove_unborn(home, launch.manifest)
+        _undo(home, made)
         if not home.root.is_dir():
             raise StateDirectoryError.gone(home.root) from None
         if DiskFullError.is_cause(error.errno):
             raise DiskFullError(f"The disk that holds {home.root} is full.") from None
         raise StateDirectoryError(f"The job directory cannot be made: {error.strerror}.") from None
+    except BaseException:
+        _undo(home, made)
+        raise
 
 
-def _known_by_key(request: LaunchRequest, intake: Intake) -> Job | None:
-    """The job that has the key. Raises IdempotencyConflictError when it is another request."""
+def _undo(home: Home, made: list[LaunchManifest]) -> None:
+    for manifest in made:
+        remove_unborn(home, manifest)
+
+
+def _known_by_key(request: LaunchRequest, intake: Intake) -> list[Job]:
+    """The jobs that have the key. Raises IdempotencyConflictError when it is another request."""
     if request.idempotency_key is None:
-        return None
+        return []
     known = intake.by_key(request.idempotency_key)
-    if known is not None and known.request_sha256 != digest(request.model_dump()):
+    if known and known[0].request_sha256 != digest(request.model_dump()):
         raise IdempotencyConflictError(
-            f"The idempotency_key belongs to {known.id}, which was launched differently."
+            f"The idempotency_key belongs to {known[0].sweep or known[0].id}, which was launched "
+            "differently."
         )
     return known

@@ -12,15 +12,17 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel
 
 from jobs import clock
-from jobs.errors import InputUnusableError
-from jobs.files import sync_directory, write_file, write_synced
+from jobs.errors import InputUnusableError, JobError
+from jobs.files import open_inside, sync_directory, write_file, write_synced
 from jobs.limits import Limits
 from jobs.model import InputFile, Job, LaunchManifest, StartedRecord
 from jobs.paths import Home, JobDir
@@ -31,14 +33,24 @@ Record = TypeVar("Record", bound=BaseModel)
 HASH_IN_PLACE_BYTES = 256 << 20
 
 
+@dataclass(frozen=True)
+class Placement:
+    """What is to lie in a job directory before its job starts."""
+
+    source: Path | bytes  #: a file, or the content itself
+    target: str  #: relative to the job directory
+    way: Literal["copy", "link"] = "copy"  #: a link is hard, and a copy where that cannot be
+    seen_in_work: bool = False  #: a symbolic link in the working directory leads to it
+    root: Path | None = None  #: no link below it is followed to the source
+
+
 def make_unborn(
-    home: Home, launched: LaunchManifest, secrets: dict[str, str], copies: list[Path]
+    home: Home, launched: LaunchManifest, secrets: dict[str, str], placements: list[Placement]
 ) -> LaunchManifest:
     """Write everything about a launch under the directory's unborn name, durably. Blocks.
 
-    `copies` are files to copy into `inputs/`, linked from `work/`. Gives the manifest as written,
-    with the copies' digests. Raises FileExistsError when the job ID is taken, InputUnusableError
-    when a file cannot be copied; then nothing is left.
+    Gives the manifest as written, with the digests of what was placed. Raises FileExistsError when
+    the job ID is taken, InputUnusableError when a file cannot be copied; then nothing is left.
     """
     unborn = home.unborn(launched.project, launched.job_id)
     if home.job(launched.project, launched.job_id).root.exists():
@@ -50,10 +62,9 @@ def make_unborn(
         unborn.root.parent.mkdir(mode=0o700, exist_ok=True)
         unborn.root.mkdir(mode=0o700)
     try:
-        if copies:
-            unborn.work.mkdir(mode=0o700)
-            inputs = [_copy_input(path, unborn) for path in copies]
-            launched = launched.model_copy(update={"inputs": [*launched.inputs, *inputs]})
+        if placements:
+            placed = [_place(item, unborn) for item in placements]
+            launched = launched.model_copy(update={"inputs": [*launched.inputs, *placed]})
         if secrets:
             write_synced(unborn.secrets, json.dumps(secrets).encode())
         # Last, so that the directory has not changed since and is on the disk with it already
@@ -83,15 +94,24 @@ def give_birth(home: Home, job: Job) -> JobDir:
     A server that dies between accepting a job and renaming its directory leaves that to the
     keeper. Raises FileNotFoundError when there is neither.
     """
-    job_dir = home.job(job.project, job.id)
-    if not job_dir.root.is_dir():
-        try:
-            home.unborn(job.project, job.id).root.rename(job_dir.root)
-        except FileNotFoundError:
-            if not job_dir.root.is_dir():  # someone else was a moment quicker
-                raise
-        sync_directory(job_dir.root.parent)
-    return job_dir
+    give_births(home, [job])
+    return home.job(job.project, job.id)
+
+
+def give_births(home: Home, jobs: list[Job]) -> None:
+    """The same for several jobs, whose names reach the disk together."""
+    changed = set()
+    for job in jobs:
+        job_dir = home.job(job.project, job.id)
+        if not job_dir.root.is_dir():
+            try:
+                home.unborn(job.project, job.id).root.rename(job_dir.root)
+            except FileNotFoundError:
+                if not job_dir.root.is_dir():  # someone else was a moment quicker
+                    raise
+            changed.add(job_dir.root.parent)
+    for folder in changed:
+        sync_directory(folder)
 
 
 def read_launch_manifest(job_dir: JobDir) -> LaunchManifest:
@@ -145,35 +165,82 @@ def _read_to_end(file: BinaryIO, size: int, use: Callable[[bytes], object]) -> b
     return left == 0 and not file.read(1)
 
 
-def _copy_input(source: Path, job_dir: JobDir) -> InputFile:
-    job_dir.inputs.mkdir(mode=0o700, exist_ok=True)
-    target = job_dir.inputs / source.name
-    digest = hashlib.sha256()
+def _place(item: Placement, job_dir: JobDir) -> InputFile:
+    target = job_dir.root / item.target
+    for folder in reversed(target.relative_to(job_dir.root).parents[:-1]):
+        (job_dir.root / folder).mkdir(mode=0o700, exist_ok=True)
+    if isinstance(item.source, bytes):
+        write_synced(target, item.source)
+        digest = hashlib.sha256(item.source).hexdigest()
+        return InputFile(path=item.target, size=len(item.source), sha256=digest, kept=item.target)
     try:
-        fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file, target.open("xb") as copy:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise InputUnusableError(f"The input {str(source)!r} is not a regular file.")
-
-            def use(block: bytes) -> None:
-                digest.update(block)
-                copy.write(block)
-
-            size = status.st_size
-            if not _read_to_end(file, size, use):
-                raise InputUnusableError(
-                    f"The input {str(source)!r} does not end where its size says: it is being "
-                    "written, or is no file on a disk.",
-                    "Give a file that nobody writes, or read it in the command by its path.",
-                )
-        shutil.copymode(source, target)
-        (job_dir.work / source.name).symlink_to(Path("..") / "inputs" / source.name)
+        placed = _link(item.source, target) if item.way == "link" else None
+        size, sha256 = (placed, None) if placed is not None else _copy(item, target)
+        if item.seen_in_work:
+            job_dir.work.mkdir(mode=0o700, exist_ok=True)
+            (job_dir.work / target.name).symlink_to(Path("..") / item.target)
+    except InputUnusableError:
+        raise
+    except JobError as error:
+        raise InputUnusableError(error.cause) from None
     except OSError as error:
         raise InputUnusableError(
-            f"The input {str(source)!r} cannot be copied: {error.strerror}."
+            f"The input {str(item.source)!r} cannot be copied: {error.strerror}."
         ) from None
-    return InputFile(path=str(source), size=size, sha256=digest.hexdigest())
+    return InputFile(path=str(item.source), size=size, sha256=sha256, kept=item.target)
+
+
+def _link(source: Path, target: Path) -> int | None:
+    """Its size; none when it cannot be linked there, as on another file system."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+        status = target.lstat()
+    except OSError:
+        return None
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    target.unlink()
+    return None
+
+
+@contextmanager
+def _open_source(item: Placement, source: Path) -> Iterator[int]:
+    if item.root is not None:
+        with open_inside(item.root, str(source.relative_to(item.root))) as fd:
+            yield fd
+        return
+    fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _copy(item: Placement, target: Path) -> tuple[int, str]:
+    """Size and digest of what was copied."""
+    assert isinstance(item.source, Path)
+    digest = hashlib.sha256()
+    with (
+        _open_source(item, item.source) as fd,
+        os.fdopen(fd, "rb", closefd=False) as file,
+        target.open("xb") as copy,
+    ):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputUnusableError(f"The input {str(item.source)!r} is not a regular file.")
+
+        def use(block: bytes) -> None:
+            digest.update(block)
+            copy.write(block)
+
+        if not _read_to_end(file, status.st_size, use):
+            raise InputUnusableError(
+                f"The input {str(item.source)!r} does not end where its size says: it is being "
+                "written, or is no file on a disk.",
+                "Give a file that nobody writes, or read it in the command by its path.",
+            )
+        os.fchmod(copy.fileno(), stat.S_IMODE(status.st_mode) & 0o777)
+    return status.st_size, digest.hexdigest()
 
 
 def _readme(launched: LaunchManifest) -> str:
@@ -181,10 +248,11 @@ def _readme(launched: LaunchManifest) -> str:
     command = " ".join(json.dumps(part) if " " in part else part for part in launched.command)
     kind = f"a job of the kind `{launched.manifest}`" if launched.manifest else "a command"
     elsewhere = f"; this job used `{launched.cwd}`" if not launched.cwd.endswith("/work") else ""
+    origin = f"\nIt goes on from `{launched.parent}`." if launched.parent else ""
     return f"""# {launched.name}
 
 `{launched.job_id}` is {kind} in the project `{launched.project}`, asked for at
-{clock.iso(launched.created_at)} on `{launched.host}` and run by Outlast {launched.outlast_version}.
+{clock.iso(launched.created_at)} on `{launched.host}` by Outlast {launched.outlast_version}.{origin}
 
     {command[:2000]}
 

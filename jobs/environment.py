@@ -6,9 +6,15 @@ import os
 import re
 import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 
-from jobs.errors import ExecutableNotFoundError, InvalidArgumentError, nearest
+from jobs.errors import (
+    ExecutableNotFoundError,
+    InvalidArgumentError,
+    SoftwareMissingError,
+    nearest,
+)
 from jobs.manifests import Manifest
 from jobs.model import MAX_ARGUMENT_BYTES, MAX_EXEC_BYTES, LaunchRequest, Resources
 from jobs.settings import NamedEnvironment, Settings
@@ -71,7 +77,7 @@ def _inherited(*names: str) -> dict[str, str]:
 
 def job_env(
     request: LaunchRequest,
-    kind: Manifest | None,
+    kind_env: dict[str, str],
     environment: NamedEnvironment | None,
     settings: Settings,
     resources: Resources,
@@ -92,7 +98,7 @@ def job_env(
         "PYTHONUNBUFFERED": "1",  # else progress stays in a buffer
         "OMP_NUM_THREADS": cores,
         **(environment.env if environment else {}),
-        **(kind.file.run.env if kind else {}),
+        **kind_env,
         **request.env,
     }
 
@@ -130,3 +136,33 @@ def check_size(command: list[str], env: dict[str, str]) -> None:
             f"{MAX_EXEC_BYTES} in all and {MAX_ARGUMENT_BYTES} in one are allowed.",
             "Write the long text into a file and pass the file's path.",
         )
+
+
+def check_software(kind: Manifest, *, path: str | None, python: str) -> None:
+    """Whether what a kind of job needs is there: its programs on the PATH that jobs get (None: it
+    cannot be known), its Python distributions in our own environment, if that is what runs it."""
+    about = kind.file.software
+    if about is None:
+        return
+    missing = [
+        name for name in about.programs if path is not None and not shutil.which(name, path=path)
+    ]
+    modules = []
+    for requirement in about.requires if python == sys.executable else []:
+        try:
+            metadata.version(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
+        except metadata.PackageNotFoundError:
+            modules.append(requirement)
+    if not missing and not modules:
+        return
+    where = [f"{', '.join(missing)} on the PATH that jobs get"] if missing else []
+    where += [f"{', '.join(modules)} in {sys.executable}"] if modules else []
+    wanted = " ".join(f"'{requirement}'" for requirement in modules)
+    how = [about.install] if missing and about.install else []
+    how += [f"{sys.executable} -m pip install {wanted}"] if modules else []
+    run = f"run: {'; '.join(how)}; or to " if how else ""
+    raise SoftwareMissingError(
+        f"{kind.name} needs {about.name}, and there is no {' and no '.join(where)}.",
+        f"Ask the user to {run}name an environment that has it, with "
+        f'manifests = ["{kind.name}"], in the configuration.',
+    )

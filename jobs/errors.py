@@ -78,6 +78,11 @@ class ResourcesUnavailableError(JobError):
     next_step = "Ask for less, or raise cores, memory_mb or gpus in the configuration."
 
 
+class NotResumableError(JobError):
+    code = "not_resumable"
+    next_step = "Launch a new job instead; nothing was changed."
+
+
 class IdempotencyConflictError(JobError):
     code = "idempotency_conflict"
     next_step = "Use a new idempotency_key for a new job, or repeat the first request unchanged."

@@ -11,6 +11,7 @@ from jobs.files import write_durable
 from jobs.limits import Limits
 from jobs.model import ArtifactScan, ExitRecord, Job, JobEvent, LaunchManifest, RunRecord
 from jobs.paths import JobDir
+from jobs.software import software_version
 from jobs.states import after
 
 
@@ -33,7 +34,10 @@ def conclude(
         started_at = min(started_at, sighting.exit.ended_at - sighting.exit.wall_s)
     verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
     limits = sighting.started.limits if sighting.started else None
-    return write_up(job, job_dir, verdict, events, found, sighting.exit, started_at, limits)
+    version = software_version(job_dir) if sighting.started else None
+    return write_up(
+        job, job_dir, verdict, events, found, sighting.exit, started_at, limits, version
+    )
 
 
 def write_up(
@@ -45,6 +49,7 @@ def write_up(
     ended: ExitRecord | None = None,
     started_at: float | None = None,
     limits: Limits | None = None,
+    software_version: str | None = None,
 ) -> RunRecord:
     """Write run.json, durably, if there is still a job directory. Blocks."""
     ended_at = ended.ended_at if ended else clock.now()
@@ -60,6 +65,7 @@ def write_up(
         started_at=started_at,
         ended_at=ended_at,
         limits=limits,
+        software_version=software_version,
         attempt=job.attempt,
         artifacts=found or ArtifactScan(artifacts=[], total_size=0),
         events=[*events, last],
@@ -86,12 +92,5 @@ def _judge(
         nothing = ArtifactScan(artifacts=[], total_size=0)
         return outcome.judge(None, sighting, cancel_reason=job.cancel_reason), nothing
     found = scan(launched, job_dir, started_at=started_at, hash_limit_bytes=hash_limit_bytes)
-    verdict = outcome.judge(
-        launched,
-        sighting,
-        failure=outcome.find_failure(launched, job_dir),
-        missing=outcome.missing_outputs(found),
-        error_line=outcome.find_error_line(launched, job_dir),
-        cancel_reason=job.cancel_reason,
-    )
-    return verdict, found
+    evidence = outcome.gather(launched, job_dir, found)
+    return outcome.judge(launched, sighting, evidence, cancel_reason=job.cancel_reason), found

@@ -17,6 +17,7 @@ from jobs.errors import StateDirectoryError
 from jobs.index import Fill
 from jobs.model import Job, LaunchManifest, Outcome, Progress, Resources
 from jobs.states import State
+from jobs.sweeps import MOST_JOBS
 
 
 class DuplicateJobIdError(Exception):
@@ -33,44 +34,39 @@ class Intake:
         self._db: sqlite3.Connection | None = None
         self._file = index.NO_FILE
 
-    def insert(self, launched: LaunchManifest) -> tuple[Job, index.FileId]:
-        """Accept a job as queued, or give the job that already has its idempotency key.
+    def insert(self, launched: list[LaunchManifest]) -> tuple[list[Job], index.FileId]:
+        """Accept jobs as queued, all or none, or give those of the launch that has their key.
 
-        Gives the file, too, that it was written to: see `is_current`. Raises DuplicateJobIdError
-        when the ID is taken, StateDirectoryError when the index cannot be used.
+        Only the first may have an idempotency key. Gives the file, too, that they were written to:
+        see `is_current`. Raises DuplicateJobIdError when an ID is taken, StateDirectoryError when
+        the index cannot be used.
         """
-        row = {
-            "id": launched.job_id,
-            "state": State.QUEUED,
-            "project": launched.project,
-            "name": launched.name,
-            "manifest": launched.manifest,
-            "engine": launched.engine,
-            "idempotency_key": launched.idempotency_key,
-            "request_sha256": launched.request_sha256,
-            "created_at": launched.created_at,
-            "cores": launched.resources.cores,
-            "memory_mb": launched.resources.memory_mb,
-            "gpus": launched.resources.gpus,
-            "parent": launched.parent,
-            "sweep": launched.sweep.id if launched.sweep else None,
-        }
+        key = launched[0].idempotency_key
+        rows = json.dumps([_row(one) for one in launched])
         while True:
             try:
-                rows, file = self._run("insert_job", row)
+                inserted, file = self._run("insert_jobs", {"jobs": rows, "key": key})
             except sqlite3.IntegrityError as error:
                 if "job.id" in str(error):
-                    raise DuplicateJobIdError(launched.job_id) from None
+                    raise DuplicateJobIdError(launched[0].job_id) from None
                 raise
-            if rows:
-                return job_of(rows[0]), file
-            known, file = self._run("get_job_by_key", {"key": launched.idempotency_key})
+            if inserted:
+                return [job_of(row) for row in inserted], file
+            known = self.by_key(key) if key is not None else []
             if known:  # else the index was made anew in between
-                return job_of(known[0]), file
+                return known, file
 
-    def by_key(self, idempotency_key: str) -> Job | None:
-        rows, _ = self._run("get_job_by_key", {"key": idempotency_key})
+    def get(self, job_id: str) -> Job | None:
+        rows, _ = self._run("get_job", {"id": job_id})
         return job_of(rows[0]) if rows else None
+
+    def by_key(self, idempotency_key: str) -> list[Job]:
+        """The jobs of the launch that has the key: one, those of a sweep, or none."""
+        rows, _ = self._run("get_job_by_key", {"key": idempotency_key})
+        if rows and rows[0]["sweep"] is not None:
+            values = {"sweep": rows[0]["sweep"], "limit": MOST_JOBS}
+            rows, _ = self._run("list_sweep", values)
+        return [job_of(row) for row in rows]
 
     def is_current(self, file: index.FileId) -> bool:
         """Whether what was written to the file is in the index still."""
@@ -122,6 +118,28 @@ class Intake:
             db.close()
 
 
+def _row(launched: LaunchManifest) -> dict[str, Any]:
+    """What the statement `insert_jobs` takes of one job."""
+    sweep = launched.sweep
+    return {
+        "id": launched.job_id,
+        "state": State.QUEUED,
+        "project": launched.project,
+        "name": launched.name,
+        "manifest": launched.manifest,
+        "engine": launched.engine,
+        "idempotency_key": launched.idempotency_key,
+        "request_sha256": launched.request_sha256,
+        "created_at": launched.created_at,
+        "cores": launched.resources.cores,
+        "memory_mb": launched.resources.memory_mb,
+        "gpus": launched.resources.gpus,
+        "parent": launched.parent,
+        "sweep": sweep.id if sweep else None,
+        "sweep_values": json.dumps(sweep.values) if sweep else None,
+    }
+
+
 def job_of(row: sqlite3.Row) -> Job:
     """A row of the table `job`."""
     values = dict(row)
@@ -129,10 +147,12 @@ def job_of(row: sqlite3.Row) -> Job:
     values.pop("last_event")
     told = {key: values.pop(key) for key in ("exit_code", "signal", "reason")}
     outcome = values.pop("outcome")
+    swept = values.pop("sweep_values")
     return Job(
         resources=Resources(**{key: values.pop(key) for key in ("cores", "memory_mb", "gpus")}),
         outcome=Outcome.model_validate_json(outcome) if outcome else Outcome(**told),
         gpu_ids=json.loads(values.pop("gpu_ids")),
         progress=Progress.model_validate_json(progress) if progress else None,
+        sweep_values=json.loads(swept) if swept else None,
         **values,
     )

@@ -24,7 +24,7 @@ from jobs.files import append_line
 from jobs.finish import conclude, write_up
 from jobs.inbox import Inbox
 from jobs.log_limit import LogLimit
-from jobs.model import Job, Outcome, Progress, Resources, RunRecord
+from jobs.model import Job, Outcome, Resources, RunRecord
 from jobs.outcome import Verdict, cancelled_because
 from jobs.paths import Home, JobDir
 from jobs.progress import ProgressReader
@@ -161,19 +161,25 @@ class Keeper:
             else:
                 await stop
                 reach("keeper.stop_ordered")
+        await self._read_progress(job, job_dir, job.elapsed_s(clock.now()), ended=False)
+
+    async def _read_progress(
+        self, job: Job, job_dir: JobDir, elapsed_s: float | None, *, ended: bool
+    ) -> None:
+        """Keep what the program's logs newly tell."""
         if job.id not in self._readers:
             try:
                 self._readers[job.id] = ProgressReader(read_launch_manifest(job_dir), job_dir)
             except (OSError, ValueError):
                 return
-        progress = await asyncio.to_thread(self._readers[job.id].read, job.elapsed_s(clock.now()))
+        reader = self._readers[job.id]
+        progress = await asyncio.to_thread(reader.read, elapsed_s, ended=ended)
         if progress is not None:
-            await self._write_progress(job, job_dir, progress)
-
-    async def _write_progress(self, job: Job, job_dir: JobDir, progress: Progress) -> None:
-        sample = {"at": round(clock.now(), 3), **progress.model_dump(exclude_none=True)}
-        append_line(job_dir.progress, json.dumps(sample))
-        await self._store.set_progress(job.id, progress)
+            if reader.is_sample_due(elapsed_s or 0.0) or ended:
+                sample = {"at": round(clock.now(), 3), "elapsed_s": round(elapsed_s or 0.0, 3)}
+                sample |= progress.model_dump(exclude_none=True)
+                append_line(job_dir.progress, json.dumps(sample))
+            await self._store.set_progress(job.id, progress)
 
     async def _beat(self, alive: list[str]) -> None:
         """Write down that these locks were just proven to be held."""
@@ -297,11 +303,8 @@ class Keeper:
                 )
         await asyncio.to_thread(self._log_limit.enforce_one, job_dir)  # its last words, too
         if record.started_at is not None:
-            elapsed = record.ended_at - record.started_at
-            reader = self._readers.get(job.id)
-            progress = await asyncio.to_thread(reader.read, elapsed) if reader else None
-            if progress is not None:
-                await self._write_progress(job, job_dir, progress)
+            elapsed_s = record.ended_at - record.started_at
+            await self._read_progress(job, job_dir, elapsed_s, ended=True)
         await self._make_final(job, job_dir, record)
 
     def _run_task(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:

@@ -5,41 +5,51 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import secrets
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from jobs import __version__, clock
-from jobs.directory import describe_input
+from jobs.arguments import check_cwd, check_input, check_outputs, check_text
+from jobs.directory import Placement, describe_input
 from jobs.disk import check_room
-from jobs.environment import check_size, find_executable, job_env, named_environment
+from jobs.environment import (
+    check_size,
+    check_software,
+    find_executable,
+    job_env,
+    named_environment,
+)
 from jobs.errors import (
-    DirectoryUnusableError,
     InputUnusableError,
     InvalidArgumentError,
+    InvalidParameterError,
     ResourcesUnavailableError,
 )
-from jobs.files import check_relative
 from jobs.limits import Bounds
-from jobs.manifests import Manifest, Manifests, Stop, check_software
+from jobs.manifests import Manifest, Manifests
 from jobs.model import (
     DEFAULT_PROJECT,
     InputFile,
     LaunchManifest,
     LaunchRequest,
     Resources,
+    SweepPlace,
 )
 from jobs.paths import PROJECT
-from jobs.patterns import check_glob
-from jobs.rules import OutputRule
+from jobs.resuming import Parent, as_before, carried, params_as_before
+from jobs.rules import Stop
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
+from jobs.sweeps import points
 
 log = logging.getLogger(__name__)
 
@@ -52,114 +62,248 @@ class Launch:
 
     manifest: LaunchManifest
     secrets: dict[str, str]
-    copies: list[Path]  #: files to copy into inputs/
+    placements: list[Placement]
+
+
+FindParent = Callable[[str], Parent]  #: by the job's ID; raises a JobError
 
 
 def resolve(
-    request: LaunchRequest, settings: Settings, manifests: Manifests, *, client: str | None
-) -> Launch:
-    """Check everything and work out what exactly is to run. Blocks to hash input files.
+    request: LaunchRequest,
+    settings: Settings,
+    manifests: Manifests,
+    *,
+    client: str | None,
+    find_parent: FindParent,
+) -> list[Launch]:
+    """Check everything and work out what exactly is to run: one launch, or those of a sweep.
 
-    Raises a JobError that says what is wrong and what to do.
+    Blocks to hash input files. Raises a JobError that says what is wrong and what to do.
     """
     asked = request.model_dump()
     check_text("the request", asked)
     check_room(settings)
+    parent = None
+    if request.resume_from is not None:
+        parent = find_parent(request.resume_from)
+        request = as_before(request, parent)
     if (request.manifest is None) == (request.command is None):
         raise InvalidArgumentError("Exactly one of manifest and command must be given.")
-    kind = manifests.get(request.manifest) if request.manifest is not None else None
+    near = Path(request.cwd).expanduser() if request.cwd is not None else None
+    kind = manifests.get(request.manifest, near) if request.manifest is not None else None
     if kind is None and request.params:
         raise InvalidArgumentError("params go with a manifest, not with a command.")
-    project = request.project or DEFAULT_PROJECT
-    if not PROJECT.fullmatch(project):
-        raise InvalidArgumentError(
-            f"The project {project[:80]!r} is no name of up to 64 letters, digits, '.', '_', '-'."
+    resolver = _Resolver(settings, kind, parent, client, digest(asked))
+    if request.sweep is None:
+        return [resolver.launch(request, None)]
+    if kind is None:
+        raise InvalidArgumentError("sweep goes with a manifest, whose parameters it changes.")
+    rows = points(request.sweep)
+    name = request.name or kind.name
+    sweep_id = new_id("sweep", name, clock.now())
+    launches = []
+    for index, values in enumerate(rows):
+        place = SweepPlace(id=sweep_id, index=index, size=len(rows), values=values)
+        one: dict[str, Any] = {
+            "name": f"{name[:90]} {index + 1}",
+            "params": {**request.params, **values},
+        }
+        if index:
+            one["idempotency_key"] = None  # the first job holds it for all
+        launches.append(resolver.launch(request.model_copy(update=one), place))
+    resolver.check_copies(launches)
+    return launches
+
+
+class _Resolver:
+    """What all jobs of one launch have in common."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        kind: Manifest | None,
+        parent: Parent | None,
+        client: str | None,
+        request_sha256: str,
+    ) -> None:
+        self._settings = settings
+        self._kind = kind
+        self._parent = parent
+        self._client = client
+        self._request_sha256 = request_sha256
+        self._described: dict[str, InputFile] = {}
+
+    def launch(self, request: LaunchRequest, place: SweepPlace | None) -> Launch:
+        settings, kind, parent = self._settings, self._kind, self._parent
+        project = request.project or DEFAULT_PROJECT
+        if not PROJECT.fullmatch(project):
+            raise InvalidArgumentError(
+                f"The project {project[:80]!r} is no name of up to 64 letters, digits, "
+                "'.', '_', '-'."
+            )
+        program = Path((request.command or [""])[0]).name
+        name = request.name or (kind.name if kind else program) or "job"
+        created_at = clock.now()
+        suffix = str(place.index + 1).zfill(len(str(place.size))) if place else None
+        job_id = new_id("job", name.rsplit(" ", 1)[0] if place else name, created_at, suffix)
+        job_root = settings.state.job(project, job_id).root
+        cwd = check_cwd(request.cwd) if request.cwd is not None else str(job_root / "work")
+        environment_name, environment = named_environment(request, kind, settings)
+        python = sys.executable
+        if environment is not None:
+            python = environment.python or ("python" if environment.activate else python)
+        built_in = {"python": python, "job_dir": str(job_root)}
+
+        params: dict[str, Any] = {}
+        referenced: list[InputFile] = []
+        placements = _inputs(request)
+        if kind is not None:
+            before = params_as_before(kind, parent) if parent else {}
+            params = kind.resolve_params({**before, **request.params})
+            referenced, kept = self._files(kind, params, job_root)
+            placements += kept
+        if parent is not None and kind is not None:
+            placements += carried(kind, parent, kind.resume_for(params))
+        defaults = kind.resources(params) if kind else {}
+        resources = _resources(request, defaults, settings)
+        built_in["cores"] = str(resources.cores)
+        if kind is not None:
+            command = kind.command(params, resumes=parent is not None, **built_in)
+        else:
+            command = list(request.command or [])
+        if not command or not command[0]:
+            raise InvalidArgumentError("command is empty; it needs at least the program to run.")
+
+        kind_env = kind.env(params, **built_in) if kind else {}
+        env = job_env(request, kind_env, environment, settings, resources)
+        env |= {"OUTLAST_JOB_ID": job_id, "OUTLAST_JOB_DIR": str(job_root)}
+        activates = environment is not None and environment.activate is not None
+        if kind is not None:
+            check_software(kind, path=None if activates else env["PATH"], python=python)
+        software = kind.software(**built_in) if kind else None
+        if environment is not None and environment.activate:
+            prefix = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast"]
+            command = [*prefix, *command]
+            if software and software.version_command:
+                asks = {"version_command": [*prefix, *software.version_command]}
+                software = software.model_copy(update=asks)
+        executable = find_executable(command[0], env["PATH"], cwd if request.cwd else None)
+        check_size(command, env)
+
+        hidden = sorted(name for name in env if is_secret(name))
+        limit = float(defaults.get("time_limit_s", 0))
+        stop = kind.file.stop if kind else Stop()
+        manifest = LaunchManifest(
+            schema=1,
+            job_id=job_id,
+            name=name,
+            project=project,
+            created_at=created_at,
+            manifest=kind.name if kind else None,
+            manifest_sha256=kind.sha256 if kind else None,
+            params=params,
+            command=command,
+            executable=executable,
+            cwd=cwd,
+            env={name: MASK if name in hidden else value for name, value in env.items()},
+            secret_env=hidden,
+            given_env=sorted(request.env),
+            environment=environment_name,
+            inputs=referenced,
+            outputs=[*(kind.outputs_for(params) if kind else []), *check_outputs(request.outputs)],
+            rules=kind.rules_for(params) if kind else {},
+            resources=resources,
+            bounds=Bounds(
+                processes=settings.max_processes,
+                memory_mb=resources.memory_mb or settings.memory_mb,
+                process_memory_mb=request.resources.memory_mb or 0,
+            ),
+            time_limit_s=limit if request.time_limit_s is None else request.time_limit_s,
+            grace_s=settings.grace_s if stop.grace_s is None else stop.grace_s,
+            stop_signal=stop.signal,
+            stop_file=kind.stop_file(params) if kind else None,
+            resume=kind.resume_for(params) if kind else None,
+            parent=parent.job_id if parent else None,
+            sweep=place,
+            software=software,
+            idempotency_key=request.idempotency_key,
+            request_sha256=self._request_sha256,
+            client=self._client,
+            host=socket.gethostname(),
+            outlast_version=__version__,
         )
-    name = request.name or (kind.name if kind else Path((request.command or [""])[0]).name) or "job"
-    created_at = clock.now()
-    job_id = new_job_id(name, created_at)
-    job_root = settings.state.job(project, job_id).root
-    cwd = _check_cwd(request.cwd) if request.cwd is not None else str(job_root / "work")
-    resources = _resources(request, kind, settings)
-    environment_name, environment = named_environment(request, kind, settings)
+        launch = Launch(manifest, {name: env[name] for name in hidden}, placements)
+        if place is None:
+            self.check_copies([launch])
+        return launch
 
-    python = sys.executable
-    if environment is not None:
-        python = environment.python or ("python" if environment.activate else python)
-    params: dict[str, Any] = {}
-    referenced: list[InputFile] = []
-    if kind is not None:
-        if python == sys.executable:
-            check_software(kind)
-        params = kind.resolve_params(request.params)
-        for param, path in kind.file_params(params).items():
-            found = _check_input(path, f"The parameter {param!r} of {kind.name}")
-            params[param] = str(found)
-            referenced.append(describe_input(found))
-        command = kind.command(
-            params, python=python, job_dir=str(job_root), cores=str(resources.cores)
-        )
-    else:
-        command = list(request.command or [])
-    if not command or not command[0]:
-        raise InvalidArgumentError("command is empty; it needs at least the program to run.")
+    def _files(
+        self, kind: Manifest, params: dict[str, Any], job_root: Path
+    ) -> tuple[list[InputFile], list[Placement]]:
+        """What parameters name: files used where they lie, and what is kept in the job directory.
 
-    env = job_env(request, kind, environment, settings, resources)
-    env |= {"OUTLAST_JOB_ID": job_id, "OUTLAST_JOB_DIR": str(job_root)}
-    if environment is not None and environment.activate:
-        command = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast", *command]
-    executable = find_executable(command[0], env["PATH"], cwd if request.cwd else None)
-    check_size(command, env)
+        Puts the paths that the command gets into `params`.
+        """
+        referenced: list[InputFile] = []
+        placements: list[Placement] = []
+        files = kind.file_params(params)
+        for param, value in list(params.items()):
+            table = kind.file.params[param]
+            saved = table.get("save_as")
+            way = table.get("input")
+            if saved is not None:
+                placement = Placement(str(value).encode(), f"inputs/{saved}")
+            elif param not in files:
+                continue
+            else:
+                found = check_input(files[param], f"The parameter {param!r} of {kind.name}")
+                if way is None:
+                    params[param] = str(found)
+                    if str(found) not in self._described:
+                        self._described[str(found)] = describe_input(found)
+                    referenced.append(self._described[str(found)])
+                    continue
+                placement = Placement(found, f"inputs/{found.name}", way=way)
+            if any(other.target == placement.target for other in placements):
+                name = placement.target.removeprefix("inputs/")
+                placement = replace(placement, target=f"inputs/{param}-{name}")
+            params[param] = str(job_root / placement.target)
+            placements.append(placement)
+        return referenced, placements
 
-    hidden = sorted(name for name in env if is_secret(name))
-    default_limit = float(kind.file.resources.time_limit_s) if kind else 0.0
-    stop = kind.file.stop if kind else Stop()
-    manifest = LaunchManifest(
-        schema=1,
-        job_id=job_id,
-        name=name,
-        project=project,
-        created_at=created_at,
-        manifest=kind.name if kind else None,
-        manifest_sha256=kind.sha256 if kind else None,
-        params=params,
-        command=command,
-        executable=executable,
-        cwd=cwd,
-        env={name: MASK if name in hidden else value for name, value in env.items()},
-        secret_env=hidden,
-        environment=environment_name,
-        inputs=referenced,
-        outputs=[*(kind.file.output if kind else []), *_outputs(request.outputs)],
-        rules=kind.rules_for(params) if kind else {},
-        resources=resources,
-        bounds=Bounds(
-            processes=settings.max_processes,
-            memory_mb=resources.memory_mb or settings.memory_mb,
-            process_memory_mb=request.resources.memory_mb or 0,
-        ),
-        time_limit_s=default_limit if request.time_limit_s is None else request.time_limit_s,
-        grace_s=settings.grace_s if stop.grace_s is None else stop.grace_s,
-        stop_signal=stop.signal,
-        stop_file=stop.file,
-        resume=kind.file.resume if kind else None,
-        software=kind.file.software if kind else None,
-        idempotency_key=request.idempotency_key,
-        request_sha256=digest(asked),
-        client=client,
-        host=socket.gethostname(),
-        outlast_version=__version__,
-    )
-    return Launch(manifest, {name: env[name] for name in hidden}, _copies(request, settings))
+    def check_copies(self, launches: list[Launch]) -> None:
+        """Raises InputUnusableError when more is to be copied than the settings allow."""
+        total = 0
+        for item in (item for launch in launches for item in launch.placements):
+            if isinstance(item.source, bytes):
+                total += len(item.source)
+            elif item.way == "copy":
+                total += item.source.stat().st_size
+        limit_mb = self._settings.copy_limit_mb
+        if total > limit_mb << 20:
+            raise InputUnusableError(
+                f"The inputs hold {total >> 20} MB; at most {limit_mb} MB are copied.",
+                "Name large files by absolute path in the command instead, which are read in "
+                "place, or raise copy_limit_mb in the configuration.",
+            )
+        for launch in launches:
+            names = [item.target for item in launch.placements]
+            for name in names:
+                if names.count(name) > 1:
+                    raise InputUnusableError(
+                        f"Two inputs are named {Path(name).name!r}.",
+                        "Rename one: inputs share one folder.",
+                    )
 
 
-def new_job_id(name: str, at: float) -> str:
+def new_id(prefix: str, name: str, at: float, suffix: str | None = None) -> str:
     """`job-20261122-143022-villin-fold-k3f9x`: when, what, and 25 random bits."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "job"
+    room = 40 - len(f"-{suffix}") if suffix else 40
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:room].strip("-") or "job"
     when = time.strftime("%Y%m%d-%H%M%S", time.gmtime(at))
     bits = secrets.randbits(25)
     random = "".join(_BASE32[bits >> 5 * place & 31] for place in range(5))
-    return f"job-{when}-{slug}-{random}"
+    return "-".join([prefix, when, slug, *([suffix] if suffix else []), random])
 
 
 def digest(asked: dict[str, Any]) -> str:
@@ -168,26 +312,15 @@ def digest(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def check_text(what: str, value: Any) -> None:
-    """Refuse text that neither a process nor JSON can carry, anywhere within `value`."""
-    if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-            raise InvalidArgumentError(
-                f"A text in {what} holds a NUL character or half of a surrogate pair."
-            )
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            check_text(what, key)
-            check_text(str(key), item)
-    elif isinstance(value, list):
-        for item in value:
-            check_text(what, item)
-
-
-def _resources(request: LaunchRequest, kind: Manifest | None, settings: Settings) -> Resources:
-    defaults = kind.file.resources.model_dump(exclude={"time_limit_s"}) if kind else {}
-    wishes = request.resources.model_dump(exclude_none=True)
-    resources = Resources(**{**defaults, **wishes})
+def _resources(request: LaunchRequest, defaults: dict[str, float], settings: Settings) -> Resources:
+    usual = {unit: value for unit, value in defaults.items() if unit != "time_limit_s"}
+    try:
+        resources = Resources(**{**usual, **request.resources.model_dump(exclude_none=True)})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InvalidParameterError(
+            f"The parameters ask for {fault['loc'][0]}={fault['input']}: {fault['msg']}."
+        ) from None
     for unit in ("cores", "memory_mb", "gpus"):
         asked, there = getattr(resources, unit), getattr(settings, unit)
         if asked > there:
@@ -197,54 +330,6 @@ def _resources(request: LaunchRequest, kind: Manifest | None, settings: Settings
     return resources
 
 
-def _check_cwd(cwd: str) -> str:
-    path = Path(os.path.expanduser(cwd))
-    if not path.is_absolute():
-        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} is not an absolute path.")
-    try:
-        path = path.resolve(strict=True)
-        os.scandir(path).close()
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} cannot be used: {reason}.") from None
-    if not os.access(path, os.X_OK | os.R_OK):
-        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} cannot be entered.")
-    if any("\ud800" <= char <= "\udfff" for char in str(path)):
-        raise DirectoryUnusableError(f"cwd {cwd[:200]!r} leads to a name that is not UTF-8.")
-    return str(path)
-
-
-def _check_input(path: str, what: str) -> Path:
-    """The file, absolute. A name that is no text for the file system cannot exist either."""
-    full = Path(os.path.expanduser(path))
-    if not full.is_absolute():
-        raise InputUnusableError(f"{what} must be an absolute path, not {path[:200]!r}.")
-    if not os.path.isfile(full):  # unlike Path.is_file it takes a name of any length
-        raise InputUnusableError(f"{what} names no regular file: {path[:200]!r}.")
-    if not os.access(full, os.R_OK):
-        raise InputUnusableError(f"{what} cannot be read: {path[:200]!r}.")
-    return full
-
-
-def _copies(request: LaunchRequest, settings: Settings) -> list[Path]:
-    copies = [_check_input(path, "An input") for path in request.inputs]
-    names = [path.name for path in copies]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputUnusableError(
-                f"Two inputs are named {name!r}.", "Rename one: inputs share one folder."
-            )
-    total = sum(path.stat().st_size for path in copies)
-    if total > settings.copy_limit_mb << 20:
-        raise InputUnusableError(
-            f"The inputs hold {total >> 20} MB; at most {settings.copy_limit_mb} MB are copied.",
-            "Name large files by absolute path in the command instead; they are read in place.",
-        )
-    return copies
-
-
-def _outputs(patterns: list[str]) -> list[OutputRule]:
-    for pattern in patterns:
-        check_relative(pattern)
-        check_glob("An output", pattern)
-    return [OutputRule(path=pattern, required=True) for pattern in patterns]
+def _inputs(request: LaunchRequest) -> list[Placement]:
+    paths = [check_input(path, "An input") for path in request.inputs]
+    return [Placement(path, f"inputs/{path.name}", seen_in_work=True) for path in paths]

@@ -6,7 +6,7 @@ says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import Field
@@ -56,12 +56,16 @@ class LaunchRequest(Model):
     resources: ResourceWishes = ResourceWishes()
     time_limit_s: float | None = Field(None, ge=0, le=10 * 365 * 86400)
     idempotency_key: str | None = Field(None, min_length=1, max_length=200)
+    resume_from: str | None = None  #: the job to go on from; what is left out is as it was there
+    #: One job for each combination of the values, or for each row of a table.
+    sweep: dict[str, list[Any]] | list[dict[str, Any]] | None = None
 
 
 class InputFile(Model):
     path: str
     size: int
-    sha256: str | None = None  #: none for a file that is too large to hash at launch
+    sha256: str | None = None  #: none for a file that is too large to hash at launch, or linked
+    kept: str | None = None  #: where it lies in the job directory, unless it is used in its place
 
 
 class SweepPlace(Model):
@@ -90,6 +94,7 @@ class LaunchManifest(Model):
     cwd: str
     env: dict[str, str]  #: the whole environment; a secret's value is "***"
     secret_env: list[str] = []  #: names whose values are in secrets.json until the end
+    given_env: list[str] = []  #: names that the launch itself has set
     environment: str | None = None
     inputs: list[InputFile] = []
     outputs: list[OutputRule] = []
@@ -173,6 +178,7 @@ class Job(Model):
     progress: Progress | None
     parent: str | None = None
     sweep: str | None = None
+    sweep_values: dict[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:
@@ -279,7 +285,7 @@ class RunRecord(Model):
 
 @dataclass(frozen=True)
 class Launched:
-    job: Job
+    job: Job  #: of a sweep the first
     reused: bool = False  #: the idempotency key was known: this is the earlier job
     warning: str | None = None
 
@@ -291,6 +297,8 @@ class JobPage:
     jobs: list[Job]
     more: bool  #: there are older ones
     active: dict[State, int]  #: how many jobs are not final, by state
+    #: Of each sweep that a job on the page stands for: how many jobs it has, by state.
+    sweeps: dict[str, dict[State, int]] = field(default_factory=dict)
 
     def cursor_after(self, count: int) -> str | None:
         """Where the list goes on behind the first `count` jobs; none at its end."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeGuard
 
 from jobs.engines.base import Sighting
 from jobs.errors import JobError
 from jobs.files import open_inside
 from jobs.holes import read_data
-from jobs.model import ArtifactScan, LaunchManifest, Outcome
+from jobs.model import ArtifactScan, Decider, LaunchManifest, Outcome
 from jobs.paths import JobDir
 from jobs.progress import log_place
+from jobs.resuming import is_resumable
+from jobs.rules import Finding
 from jobs.states import Event
 from jobs.text import clean, shown
 
@@ -21,6 +26,8 @@ from jobs.text import clean, shown
 SEARCH_BYTES = 4 << 20
 #: How much of the end of a log is searched for the line that tells a person what went wrong.
 ERROR_BYTES = 64 * 1024
+SUMMARY_BYTES = 1 << 20
+MOST_RESULTS, MOST_WARNINGS = 12, 5
 _ERROR_LINE = re.compile(
     r"(?i)\b(error|fatal|exception|abort(ed)?|segmentation fault|killed|cannot|could not"
     r"|not found|no such file|out of memory|permission denied)\b"
@@ -33,67 +40,92 @@ class Verdict:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What logs and files say of an end, whatever the exit code is."""
+
+    failure: str | None = None  #: the meaning of a failure pattern that the logs match
+    no_success: str | None = None  #: what is wrong when a success marker is not there
+    missing: list[str] = field(default_factory=list)  #: required outputs that are not there
+    error: str | None = None  #: the line that best tells a person what went wrong
+    warnings: list[str] = field(default_factory=list)
+    summary: dict[str, bool | int | float | str] = field(default_factory=dict)
+    resumable: bool | None = None
+
+
+NO_EVIDENCE = Evidence()
+
+
 def judge(
     launched: LaunchManifest | None,
     sighting: Sighting,
+    evidence: Evidence = NO_EVIDENCE,
     *,
-    failure: str | None = None,
-    missing: list[str] | None = None,
-    error_line: str | None = None,
     cancel_reason: str | None = None,
 ) -> Verdict:
-    """The verdict. Pure.
+    """The verdict, with the fact that decided it. Pure.
 
-    `failure` is the meaning of a failure found in the logs, `missing` the required outputs that
-    are not there, `error_line` what the logs say of the cause, `cancel_reason` why a person or
-    model wished it to end.
+    `cancel_reason` is why a person or model wished it to end.
     """
     record = sighting.exit
     if record is None:
         reason = f"It cannot be known how it ended: {sighting.detail or 'no record was left'}."
-        return Verdict(Event.VANISH, Outcome(reason=reason))
+        known = Outcome(reason=reason, decided_by="supervisor", resumable=evidence.resumable)
+        return Verdict(Event.VANISH, known)
     name = signal_name(record.signal) if record.signal is not None else None
-    facts = {"exit_code": record.exit_code, "signal": name}
-
     limit = _limit_hit(sighting)
 
-    def verdict(event: Event, reason: str | None) -> Verdict:
+    def verdict(event: Event, decided_by: Decider, reason: str | None) -> Verdict:
         if limit:
             reason = f"{limit} {reason or ''}".strip()
         if record.survivors:
             pids = ", ".join(map(str, record.survivors))
             reason = f"{reason or ''} Processes that even SIGKILL did not end: {pids}.".strip()
-        return Verdict(event, Outcome(**facts, reason=reason))
+        outcome = Outcome(
+            exit_code=record.exit_code,
+            signal=name,
+            reason=reason,
+            decided_by="limit" if limit else decided_by,
+            error=evidence.error if event is Event.FAIL else None,
+            warnings=evidence.warnings,
+            resumable=evidence.resumable,
+            summary=evidence.summary,
+        )
+        return Verdict(event, outcome)
 
     if record.why == "cancelled":
-        return verdict(Event.END_CANCELLED, cancelled_because(cancel_reason))
+        return verdict(Event.END_CANCELLED, "cancel", cancelled_because(cancel_reason))
     if record.why == "timeout":
         seconds = launched.time_limit_s if launched else record.wall_s
-        return verdict(Event.END_TIMED_OUT, f"The time limit of {seconds:g} s had passed.")
+        reason = f"The time limit of {seconds:g} s had passed."
+        return verdict(Event.END_TIMED_OUT, "time limit", reason)
     if record.why == "start_error":
-        return verdict(Event.FAIL, f"It could not be started: {record.error}.")
+        return verdict(Event.FAIL, "start", f"It could not be started: {record.error}.")
     if record.why == "terminated":
-        return verdict(Event.FAIL, "Its supervisor was told to end, as at a shutdown.")
-    said = f" {error_line}" if error_line else ""
+        reason = "Its supervisor was told to end, as at a shutdown."
+        return verdict(Event.FAIL, "supervisor", reason)
+    failure = evidence.failure
     if name is not None:
         unknown = name == "SIGKILL" and limit is None
         hint = " The system may have run out of memory." if unknown else ""
-        return verdict(Event.FAIL, f"Killed by {name}.{hint}{said}")
+        meaning = f": {failure}" if failure else ""
+        return verdict(Event.FAIL, "signal", f"Killed by {name}{meaning}.{hint}")
     if record.exit_code != 0:
         meanings = launched.rules.exit_codes if launched else {}
-        meaning = meanings.get(record.exit_code or 0) or failure
-        return verdict(
-            Event.FAIL, f"Exit code {record.exit_code}{': ' + meaning if meaning else ''}.{said}"
-        )
+        meaning = meanings.get(record.exit_code or 0) or failure or ""
+        reason = f"Exit code {record.exit_code}{': ' if meaning else ''}{meaning}."
+        return verdict(Event.FAIL, "exit code", reason)
     if failure:
-        return verdict(Event.FAIL, f"Exit code 0, but {failure}.{said}")
-    if missing:
-        return verdict(
-            Event.FAIL, f"Exit code 0, but a required output is missing: {', '.join(missing)}."
-        )
+        return verdict(Event.FAIL, "failure pattern", f"Exit code 0, but {failure}.")
+    if evidence.no_success:
+        return verdict(Event.FAIL, "success marker", f"Exit code 0, but {evidence.no_success}.")
+    if evidence.missing:
+        names = ", ".join(evidence.missing)
+        reason = f"Exit code 0, but a required output is missing: {names}."
+        return verdict(Event.FAIL, "required output", reason)
     if limit:  # a fork was refused, or a process killed: not what the program was meant to do
-        return verdict(Event.FAIL, f"Exit code 0 all the same.{said}")
-    return verdict(Event.SUCCEED, None)
+        return verdict(Event.FAIL, "limit", "Exit code 0 all the same.")
+    return verdict(Event.SUCCEED, "exit code", None)
 
 
 def _limit_hit(sighting: Sighting) -> str | None:
@@ -118,16 +150,68 @@ def missing_outputs(scan: ArtifactScan) -> list[str]:
     return [output.path for output in scan.expected if output.required and not output.present]
 
 
-def find_failure(launched: LaunchManifest, job_dir: JobDir) -> str | None:
-    """The meaning of the first failure rule that the logs match. Blocks."""
+def gather(launched: LaunchManifest, job_dir: JobDir, scan: ArtifactScan) -> Evidence:
+    """All that the manifest's rules find in logs and files. Blocks."""
     texts: dict[str, str] = {}
-    for rule in launched.rules.failures:
+
+    def match(rule: Finding) -> str | None:
+        """The line that the rule finds."""
         for source in [rule.source] if rule.source else ["stdout", "stderr"]:
             if source not in texts:
                 texts[source] = _ends(launched, job_dir, source)
-            if re.search(rule.regex, texts[source], re.MULTILINE):
-                return rule.meaning
-    return None
+            found = re.search(rule.regex, texts[source], re.MULTILINE)
+            if found:
+                begin = texts[source].rfind("\n", 0, found.start()) + 1
+                return texts[source][begin : found.end()].strip() + _rest_of_line(
+                    texts[source], found.end()
+                )
+        return None
+
+    rules = launched.rules
+    failures = [(rule.meaning, line) for rule in rules.failures if (line := match(rule))]
+    absent = [rule.meaning for rule in rules.success if match(rule) is None]
+    return Evidence(
+        failure=failures[0][0] if failures else None,
+        no_success=absent[0] if absent else None,
+        missing=missing_outputs(scan),
+        error=shown(failures[0][1]) if failures else find_error_line(launched, job_dir),
+        warnings=[rule.meaning for rule in rules.warnings if match(rule)][:MOST_WARNINGS],
+        summary=read_summary(launched),
+        resumable=is_resumable(launched),
+    )
+
+
+def _rest_of_line(text: str, position: int) -> str:
+    end = text.find("\n", position)
+    return text[position : end if end >= 0 else len(text)].rstrip()
+
+
+def read_summary(launched: LaunchManifest) -> dict[str, bool | int | float | str]:
+    """The key results that the program has left, none when it left no summary. Blocks."""
+    about = launched.rules.summary
+    try:
+        with open_inside(Path(launched.cwd), about.path) as fd:
+            whole = json.loads(os.pread(fd, SUMMARY_BYTES, 0))
+    except (JobError, OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(whole, dict):
+        return {}
+    keys = about.keys or [key for key, value in whole.items() if _is_plain(value)]
+    summary: dict[str, bool | int | float | str] = {}
+    for key in keys[:MOST_RESULTS]:
+        value: object = whole
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if _is_plain(value):
+            summary[shown(key, 60)] = shown(value) if isinstance(value, str) else value
+    return summary
+
+
+def _is_plain(value: object) -> TypeGuard[bool | int | float | str]:
+    """Whether it is a value that a reply and a record can hold: no list, no NaN, no huge number."""
+    if isinstance(value, int | float):
+        return abs(value) < 1e300  # so is no NaN
+    return isinstance(value, str)
 
 
 def find_error_line(launched: LaunchManifest, job_dir: JobDir) -> str | None:

@@ -98,6 +98,7 @@ def _entry(root: Path) -> Entry:
         "id": launched.job_id,
         "parent": launched.parent,
         "sweep": launched.sweep.id if launched.sweep else None,
+        "sweep_values": json.dumps(launched.sweep.values) if launched.sweep else None,
         "progress": _last_progress(job_dir),
     }  # fmt: skip
     state, events = _what_became_of_it(job_dir, launched, row)
@@ -159,7 +160,8 @@ def _last_progress(job_dir: JobDir) -> str | None:
         with job_dir.progress.open("rb") as file:
             file.seek(max(0, file.seek(0, 2) - 8192))
             sample = json.loads(file.read().splitlines()[-1])
-        del sample["at"]
+        for name in ("at", "elapsed_s"):
+            sample.pop(name, None)
         return Progress.model_validate(sample).model_dump_json()
     except (OSError, ValueError, LookupError, TypeError):
         return None

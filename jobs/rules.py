@@ -1,5 +1,5 @@
-"""What a kind of job knows of its program: how it shows progress and failure, how it is stopped,
-what it leaves, and how it goes on. Part of the manifest's language and of `job.json`.
+"""The language of manifests: the TOML file as types. What is needed after the launch (how a
+program shows progress and failure, what it leaves, how it goes on) is in `job.json`, too.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class ProgressRule(Model):
     """How far a program is, and what it measures, read from what it writes.
 
     `regex` has named groups: `fraction`, `percent`, or `step` with `total` (a group, or the rule's
-    own `total`), give the fraction; any other group that is a number is a metric. Or `count` is a
-    text that the program writes again and again, `total` times in all, perhaps on one line that
-    has no end yet. `total` and `message` may hold `{group}`; `total` also parameters.
+    own `total`), give the fraction; `eta_s` is what is left by the program's own reckoning; any
+    other group that is a number is a metric. Or `count` is a text that the program writes again and
+    again, `total` times in all, perhaps on one line that has no end yet. `total` and `message` may
+    hold `{group}`; `total` and `source` also parameters.
     """
 
     source: str = "stdout"  #: stdout, stderr, or a file in the working directory
@@ -117,3 +118,61 @@ class Rules(Model):
     def _as_a_list(cls, value: Any) -> Any:
         """Older records hold one rule or none."""
         return [] if value is None else [value] if isinstance(value, dict) else value
+
+
+class When(Model):
+    """Arguments that are given only when a parameter is true, or has a value."""
+
+    when: str
+    args: list[str] = Field(min_length=1)
+
+
+class Run(Model):
+    #: An inner list is left out as a whole when one of its parameters has no value, and repeated
+    #: for each value of one that is an array. `"{x}"` alone becomes one argument for each value.
+    command: list[str | list[str] | When] = Field(min_length=1)
+    environment: str | None = None
+    env: dict[str, str] = {}  #: values may hold placeholders
+    exit: dict[int, str] = {}
+
+
+class Stop(Model):
+    """How the program is asked to end: by a signal, or by a file that it looks for."""
+
+    signal: str = Field("TERM", pattern="^(TERM|INT|HUP|USR1|USR2|QUIT|KILL)$")
+    file: str | None = None  #: its name may hold placeholders
+    grace_s: float | None = Field(None, ge=0, le=86400)
+
+
+class ManifestResources(Model):
+    """Numbers, or the `"{parameter}"` that holds one."""
+
+    cores: int | str = 1
+    memory_mb: int | str = 0
+    gpus: int | str = 0
+    time_limit_s: int | float | str = 0
+
+
+class ManifestFile(Model):
+    """The TOML file as it stands. Unknown keys are refused."""
+
+    schema_: int = Field(alias="schema", ge=1, le=1)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")
+    title: str = Field(max_length=120)
+    description: str = Field("", max_length=2000)
+    licence: str | None = None
+    cite: list[str] = []  #: DOIs
+    software: Software | None = None
+    params: dict[str, dict[str, Any]] = {}
+    #: Of the parameters of each group exactly one is given.
+    one_of: list[list[str]] = []
+    run: Run
+    stop: Stop = Stop()
+    resume: Resume | None = None
+    resources: ManifestResources = ManifestResources()
+    progress: list[ProgressRule] = []
+    failure: list[Finding] = []
+    warning: list[Finding] = []
+    success: list[Finding] = []
+    summary: Summary = Summary()
+    output: list[OutputRule] = []

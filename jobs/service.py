@@ -11,50 +11,48 @@ from typing import Any
 
 from jobs import artifacts, disk, logs
 from jobs.acceptance import accept
+from jobs.arguments import check_text
 from jobs.artifacts import Content
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
+from jobs.enquiries import Enquiries, check_wait, parse_number
 from jobs.errors import (
     InvalidArgumentError,
-    InvalidCursorError,
     JobError,
-    JobNotFoundError,
     StateDirectoryError,
-    nearest,
 )
 from jobs.failpoints import reach
-from jobs.keeping import WAKE, ensure_keeper, keeper_info, send
-from jobs.launch import check_text
+from jobs.keeping import WAKE, ensure_keeper, send
 from jobs.manifests import Manifests
 from jobs.model import (
     ArtifactPage,
     ArtifactScan,
     Job,
-    JobPage,
     Launched,
     LaunchManifest,
     LaunchRequest,
     RunRecord,
 )
-from jobs.paths import JOB_ID, JobDir
+from jobs.paths import JobDir
 from jobs.patterns import check_glob
 from jobs.progress import log_place
 from jobs.pruning import Pruner
 from jobs.settings import Settings
 from jobs.states import State
 from jobs.store import Store
+from jobs.sweeps import Sweep
 
 log = logging.getLogger(__name__)
 
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
-KEEPER_AGAIN_S = 15.0  #: between attempts of reads to bring a keeper that does not come
-MAX_WAIT_S = 20.0  #: clients give up after 60 s, some after 5
-MAX_LIST = 100
 MAX_LINES = 1000
 ARTIFACT_PAGE = 15
 
 
-class Service:
+class Service(Enquiries):
+    """All verbs: what is asked of the index is `Enquiries`, and here what is done to jobs and what
+    is read of their directories."""
+
     def __init__(
         self,
         *,
@@ -63,12 +61,9 @@ class Service:
         manifests: Manifests,
         keeper_command: Sequence[str],
     ) -> None:
-        self._store = store
+        super().__init__(store=store, home=settings.state, keeper_command=keeper_command)
         self._settings = settings
-        self._home = settings.state
         self._manifests = manifests
-        self._keeper_command = keeper_command
-        self._keeper_again_at = 0.0
         self.pruner = Pruner(store=store, home=self._home)
 
     async def launch(
@@ -82,8 +77,8 @@ class Service:
         """
         check_wait(wait_s)
         accepting = accept(request, self._store, self._settings, self._manifests, client=client)
-        job, reused = await asyncio.shield(accepting)
-        launched = Launched(job, reused)
+        jobs, reused = await asyncio.shield(accepting)
+        launched = Launched(jobs[0], reused)
         try:
             await ensure_keeper(self._home, self._keeper_command)
         except JobError as error:  # the job is accepted: its ID must reach the caller
@@ -92,99 +87,11 @@ class Service:
         reach("server.keeper_called")
         self._keeper_again_at = 0.0
         until = _ended if wait_s is not None else _known
-        job = await self._wait(launched.job, until, PROOF_OF_LIFE_S if wait_s is None else wait_s)
-        return replace(launched, job=job)
-
-    async def job(self, job_id: str, *, wait_s: float = 0) -> Job:
-        """One job now; with `wait_s`, as soon as its state changes, or after that long.
-
-        Raises JobNotFoundError with the most similar ID.
-        """
-        check_wait(wait_s)
-        check_text("job_id", job_id)
-        job = await self._store.get(job_id)
-        if job is None:
-            raise JobNotFoundError(await self._not_found(job_id))
-        if not job.is_final:
-            await self._revive_keeper()
-        first = job.state
-        return await self._wait(job, lambda now: now.is_final or now.state != first, wait_s)
-
-    async def find_job_id(self, part: str) -> str:
-        """The ID that is `part`, or the only one that contains it.
-
-        Raises JobNotFoundError, or InvalidArgumentError that names the candidates.
-        """
-        check_text("job_id", part)
-        if await self._store.get(part) is not None:
-            return part
-        similar = await self._store.ids_like(part) if part else []
-        if not similar:
-            raise JobNotFoundError(await self._not_found(part))
-        if len(similar) > 1:
-            raise InvalidArgumentError(
-                f"{part!r} is a part of several IDs: {', '.join(similar)}.",
-                "Give more of the ID; nothing was changed.",
-            )
-        return similar[0]
-
-    async def _not_found(self, job_id: str) -> str:
-        shown = repr(job_id if len(job_id) <= 100 else job_id[:100] + "…")
-        similar = await self._store.ids_like(job_id[-60:]) if job_id else []
-        if not similar and JOB_ID.fullmatch(job_id):
-            newest = await self._store.newest(project=None, state=None, before=None, limit=100)
-            return f"There is no job {shown}.{nearest(job_id, [job.id for job in newest])}"
-        hint = f" Did you mean {similar[0]!r}?" if similar else ""
-        return f"There is no job {shown}.{hint}"
-
-    async def _wait(self, job: Job, until: Any, seconds: float) -> Job:
-        """The job once `until(job)` holds, or after `seconds`. The index is asked, not watched:
-        a keeper and any number of servers write it."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        pause_s = 0.01
-        while not until(job) and (left := deadline - loop.time()) > 0:
-            await asyncio.sleep(min(pause_s, left))
-            pause_s = min(pause_s * 1.3, 0.25)
-            if pause_s > 0.1:
-                await self._revive_keeper()
-            job = await self._store.get(job.id) or job
-        return job
-
-    async def _revive_keeper(self) -> None:
-        """Start a keeper if there is none: one that was killed takes the wake-ups it got along.
-
-        What is asked can be answered without one, so that this never fails.
-        """
-        loop = asyncio.get_running_loop()
-        if keeper_info(self._home) is None and loop.time() >= self._keeper_again_at:
-            try:
-                await ensure_keeper(self._home, self._keeper_command, limit_s=2.0)
-            except JobError as error:
-                log.warning("%s", error)
-                if keeper_info(self._home) is None:  # else it is only slow; a launch tries at once
-                    self._keeper_again_at = loop.time() + KEEPER_AGAIN_S
-
-    async def list_jobs(
-        self,
-        *,
-        project: str | None = None,
-        state: State | None = None,
-        limit: int = 20,
-        cursor: str | None = None,
-    ) -> JobPage:
-        """The newest jobs. `cursor` is one that a page has given; else InvalidCursorError."""
-        if not 1 <= limit <= MAX_LIST:
-            raise InvalidArgumentError(f"limit must be from 1 to {MAX_LIST}.")
-        check_text("project", project)
-        before = _parse_number(cursor, "job_status")
-        jobs = await self._store.newest(
-            project=project, state=state, before=before, limit=limit + 1
-        )
-        active = await self._store.count_active()
-        if active:
-            await self._revive_keeper()
-        return JobPage(jobs[:limit], len(jobs) > limit, active)
+        seconds = PROOF_OF_LIFE_S if wait_s is None else wait_s
+        if len(jobs) > 1 and wait_s:
+            await self.sweep(jobs[0].sweep or "", wait_s=wait_s, until=lambda now: now.is_final)
+            seconds = 0
+        return replace(launched, job=await self._wait(launched.job, until, seconds))
 
     async def tail(
         self,
@@ -244,18 +151,35 @@ class Service:
 
         Harmless when repeated or when the job has already ended.
         """
-        if grace_s is not None and not 0 <= grace_s <= 86400:
-            raise InvalidArgumentError("grace_s must be from 0 to 86400.")
-        check_text("reason", reason)
-        check_wait(wait_s)
+        check_cancel(reason, grace_s, wait_s)
         job = await self.job(job_id)
         if job.is_final:
             return job
         await wish_cancel(self._store, self._home, job, reason=reason, grace_s=grace_s)
+        await self._have_cancelled()
+        return await self._wait(job, _ended, wait_s)
+
+    async def cancel_sweep(
+        self,
+        sweep_id: str,
+        *,
+        reason: str | None = None,
+        grace_s: float | None = None,
+        wait_s: float = 5.0,
+    ) -> Sweep:
+        """The same for every job of a sweep that has not ended."""
+        check_cancel(reason, grace_s, wait_s)
+        for job in (await self.sweep(sweep_id)).jobs:
+            if not job.is_final:
+                await wish_cancel(self._store, self._home, job, reason=reason, grace_s=grace_s)
+        await self._have_cancelled()
+        return await self.sweep(sweep_id, wait_s=wait_s, until=lambda now: now.is_final)
+
+    async def _have_cancelled(self) -> None:
+        """Have the keeper act on what was wished."""
         self._keeper_again_at = 0.0
         await self._revive_keeper()
         send(self._home, WAKE)
-        return await self._wait(job, _ended, wait_s)
 
     async def list_artifacts(
         self, job_id: str, *, pattern: str | None = None, cursor: str | None = None
@@ -263,7 +187,7 @@ class Service:
         """The files that the job has left, a page of those that match the glob `pattern`."""
         check_text("pattern", pattern)
         check_glob("pattern", pattern or "")
-        skip = _parse_number(cursor, "list_artifacts") or 0
+        skip = parse_number(cursor, "list_artifacts") or 0
         job = await self.job(job_id)
         found = await asyncio.to_thread(self._scan, job)
         chosen = [
@@ -328,9 +252,11 @@ class Service:
             ) from None
 
 
-def check_wait(wait_s: float | None) -> None:
-    if wait_s is not None and not 0 <= wait_s <= MAX_WAIT_S:
-        raise InvalidArgumentError(f"wait_s must be from 0 to {MAX_WAIT_S:g}.")
+def check_cancel(reason: str | None, grace_s: float | None, wait_s: float) -> None:
+    if grace_s is not None and not 0 <= grace_s <= 86400:
+        raise InvalidArgumentError("grace_s must be from 0 to 86400.")
+    check_text("reason", reason)
+    check_wait(wait_s)
 
 
 def _ended(job: Job) -> bool:
@@ -340,11 +266,3 @@ def _ended(job: Job) -> bool:
 def _known(job: Job) -> bool:
     """Whether a launch has nothing more to wait for: it runs, it ended, or it has to queue."""
     return job.state not in (State.QUEUED, State.STARTING) or job.wait_reason is not None
-
-
-def _parse_number(cursor: str | None, tool: str) -> int | None:
-    if cursor is None:
-        return None
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-        raise InvalidCursorError(f"The cursor is not one that {tool} has given.")
-    return int(cursor)

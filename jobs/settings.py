@@ -88,8 +88,9 @@ class Settings(BaseSettings):
     @property
     def all_manifest_dirs(self) -> list[Path]:
         """Where kinds of job are looked for; an earlier folder hides the same name in a later."""
+        own = config_path().parent / "manifests"
         bundled = Path(__file__).resolve().parent.parent / "manifests"
-        return [*(path.expanduser() for path in self.manifest_dirs), bundled]
+        return [*(path.expanduser() for path in self.manifest_dirs), own, bundled]
 
 
 def load_settings(**overrides: Any) -> Settings:

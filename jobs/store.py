@@ -25,6 +25,7 @@ from jobs.index import Fill
 from jobs.intake import Intake, job_of
 from jobs.model import Job, JobEvent, Outcome, Progress, Resources
 from jobs.states import ACTIVE, FINAL, Event, State, after
+from jobs.sweeps import MOST_JOBS
 
 _LAST = 1 << 62  #: larger than any seq
 
@@ -183,6 +184,18 @@ class Store:
         values = {"project": project, "state": state, "limit": limit}
         rows = await self._run(name, before=_LAST if before is None else before, **values)
         return [job_of(row) for row in rows]
+
+    async def sweep(self, sweep_id: str) -> list[Job]:
+        """The jobs of a sweep, oldest first."""
+        rows = await self._run("list_sweep", sweep=sweep_id, limit=MOST_JOBS)
+        return [job_of(row) for row in rows]
+
+    async def count_sweeps(self, sweep_ids: Iterable[str]) -> dict[str, dict[State, int]]:
+        """How many jobs of each sweep there are, by state."""
+        counts: dict[str, dict[State, int]] = {}
+        for row in await self._run("count_sweeps", sweeps=json.dumps(list(sweep_ids))):
+            counts.setdefault(row["sweep"], {})[State(row["state"])] = row["jobs"]
+        return counts
 
     async def ended_before(self, at: float, *, after_seq: int = 0, limit: int = 1000) -> list[Job]:
         """Final jobs that ended before `at`, oldest first."""

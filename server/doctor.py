@@ -20,10 +20,10 @@ import psutil
 
 from jobs import __version__, keeping
 from jobs.directory import read_limits
-from jobs.environment import job_path, named_environment
+from jobs.environment import check_software, job_path, named_environment
 from jobs.errors import JobError, SettingsError, SoftwareMissingError
 from jobs.limits import Limits
-from jobs.manifests import Manifests, check_software
+from jobs.manifests import Manifests
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
 from jobs.settings import Settings, config_path, load_settings
@@ -222,7 +222,7 @@ def check_manifests(settings: Settings) -> list[Check]:
         try:
             kind = known.get(name)
             if named_environment(LaunchRequest(manifest=name), kind, settings)[1] is None:
-                check_software(kind)
+                check_software(kind, path=job_path(settings), python=sys.executable)
         except SoftwareMissingError as error:
             mend = error.next_step.replace("Ask the user to run", "Run")
             checks.append(Check(label, "warn", error.cause, mend))

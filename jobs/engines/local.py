@@ -19,7 +19,7 @@ from jobs import clock
 from jobs.directory import read_record
 from jobs.engines.base import Phase, Sighting
 from jobs.engines.confinement import Confinement
-from jobs.engines.orphans import Orphans
+from jobs.engines.orphans import Orphans, stop_file
 from jobs.engines.shim_system import remove_cgroups
 from jobs.failpoints import reach
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
@@ -247,6 +247,7 @@ def _order(
         launched.executable,
         launched.cwd,
         launched.stop_signal,
+        stop_file(launched),
         str(launched.grace_s),
         str(launched.time_limit_s),
         f", {note[1:-1]}",

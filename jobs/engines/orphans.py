@@ -20,7 +20,7 @@ from jobs import clock
 from jobs.directory import read_record
 from jobs.engines.base import Phase, Sighting
 from jobs.engines.confinement import Confinement
-from jobs.engines.shim_system import kill_cgroups, remove_cgroups
+from jobs.engines.shim_system import kill_cgroups, remove_cgroups, touch
 from jobs.model import LaunchManifest, StartedRecord
 from jobs.paths import JobDir
 
@@ -63,14 +63,15 @@ class Orphans:
     async def end(
         self, job_dir: JobDir, started: StartedRecord, grace_s: float | None = None
     ) -> None:
-        """End an orphan as its shim would have: the signal it asked for, its grace, the kill."""
+        """End an orphan as its shim would have: its signal or file, its grace, the kill."""
         launched = read_record(job_dir.launch_manifest, LaunchManifest)
         if grace_s is None:
             grace_s = launched.grace_s if launched else DEFAULT_GRACE_S
         number = getattr(signal, "SIG" + launched.stop_signal) if launched else signal.SIGTERM
         with _closing(await asyncio.to_thread(self._find, job_dir, started)) as family:
             group = [pidfd for pidfd, trace in family.items() if trace.group == started.pid]
-            _send(group, number)
+            if launched is None or not touch(os.fsencode(stop_file(launched))):
+                _send(group, number)
             _send(group, signal.SIGCONT)  # a frozen process cannot end
             deadline = time.monotonic() + grace_s
             while _some_live(family):
@@ -140,6 +141,11 @@ class Orphans:
                     del family[pidfd]
                     os.close(pidfd)
         return family
+
+
+def stop_file(launched: LaunchManifest) -> str:
+    """The file that asks the program to end; empty when a signal does."""
+    return f"{launched.cwd}/{launched.stop_file}" if launched.stop_file else ""
 
 
 @contextmanager

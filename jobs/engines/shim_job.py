@@ -25,6 +25,7 @@ from jobs.engines.shim_system import (
     remove_cgroups,
     send,
     stat_field,
+    touch,
     write_file,
 )
 from jobs.failpoints import reach
@@ -38,18 +39,20 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 class Order:
     """What to run: fields that each end in NUL. First, one each: wake FIFO, executable, working
-    directory, stop signal, grace seconds, time limit seconds (0: none), further members of the
-    JSON object `started`, and three counts; then as many words of the keeper's command, as many
-    arguments, as many bounds (`shim_system.Bound`), and the environment as NAME=VALUE.
+    directory, stop signal, stop file (empty: none), grace seconds, time limit seconds (0: none),
+    further members of the JSON object `started`, and three counts; then as many words of the
+    keeper's command, as many arguments, as many bounds (`shim_system.Bound`), and the environment
+    as NAME=VALUE.
     """
 
     def __init__(self, raw: bytes) -> None:
         fields = raw.split(b"\0")[:-1]
-        self.wake, self.executable, self.cwd, stop, grace, limit, self.note = fields[:7]
-        argv_at = 10 + int(fields[7])
-        bounds_at = argv_at + int(fields[8])
-        env_at = bounds_at + int(fields[9])
-        self.keeper = fields[10:argv_at]
+        self.wake, self.executable, self.cwd, stop, self.stop_file = fields[:5]
+        grace, limit, self.note = fields[5:8]
+        argv_at = 11 + int(fields[8])
+        bounds_at = argv_at + int(fields[9])
+        env_at = bounds_at + int(fields[10])
+        self.keeper = fields[11:argv_at]
         self.argv = fields[argv_at:bounds_at]
         self.bounds = [Bound(field) for field in fields[bounds_at:env_at]]
         self.cgroups = sorted({bound.folder for bound in self.bounds if bound.folder})
@@ -200,7 +203,8 @@ class Shim:
             if self.command_ended():
                 return  # by itself, a moment earlier
             self.why = why
-            send(-self.pid, self.order.stop_signal)
+            if not touch(self.order.stop_file):
+                send(-self.pid, self.order.stop_signal)
             send(-self.pid, signal.SIGCONT)  # a frozen process cannot end
             self.kill_at = now + grace_s
             reach("shim.stop_sent")

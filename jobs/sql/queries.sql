@@ -1,14 +1,22 @@
 -- Every statement of the store. Each write is one statement, so that each is one transaction,
 -- which SQLite begins as a writer at once: no lock is upgraded, no transaction stays open.
 
--- name: insert_job
+-- name: insert_jobs
+-- All or none: no row means that the key of the first is another job's already.
 INSERT INTO job (
-    id, project, name, manifest, engine, state, cores, memory_mb, gpus,
-    idempotency_key, request_sha256, created_at, changed_at, parent, sweep
-) VALUES (
-    :id, :project, :name, :manifest, :engine, :state, :cores, :memory_mb, :gpus,
-    :idempotency_key, :request_sha256, :created_at, :created_at, :parent, :sweep
-) ON CONFLICT (idempotency_key) DO NOTHING RETURNING *
+    id, project, name, manifest, engine, state, cores, memory_mb, gpus, idempotency_key,
+    request_sha256, created_at, changed_at, parent, sweep, sweep_values
+)
+SELECT
+    value ->> 'id', value ->> 'project', value ->> 'name', value ->> 'manifest',
+    value ->> 'engine', value ->> 'state', value ->> 'cores', value ->> 'memory_mb',
+    value ->> 'gpus', value ->> 'idempotency_key', value ->> 'request_sha256',
+    value ->> 'created_at', value ->> 'created_at', value ->> 'parent', value ->> 'sweep',
+    value ->> 'sweep_values'
+FROM json_each(:jobs)
+WHERE NOT EXISTS (SELECT 1 FROM job WHERE idempotency_key = :key)
+ORDER BY key
+RETURNING *
 
 -- name: get_job
 SELECT * FROM job WHERE id = :id
@@ -91,8 +99,11 @@ WHERE state IN (SELECT value FROM json_each(:states))
 GROUP BY state
 
 -- name: list_newest
+-- Of a sweep its first job stands for all.
 SELECT * FROM job
-WHERE seq < :before
+WHERE seq < :before AND (
+    sweep IS NULL OR seq = (SELECT min(other.seq) FROM job AS other WHERE other.sweep = job.sweep)
+)
 ORDER BY seq DESC LIMIT :limit
 
 -- name: list_newest_in_state
@@ -102,8 +113,18 @@ ORDER BY seq DESC LIMIT :limit
 
 -- name: list_newest_in_project
 SELECT * FROM job
-WHERE project = :project AND seq < :before
+WHERE project = :project AND seq < :before AND (
+    sweep IS NULL OR seq = (SELECT min(other.seq) FROM job AS other WHERE other.sweep = job.sweep)
+)
 ORDER BY seq DESC LIMIT :limit
+
+-- name: list_sweep
+SELECT * FROM job WHERE sweep = :sweep ORDER BY seq LIMIT :limit
+
+-- name: count_sweeps
+SELECT sweep, state, count(*) AS jobs FROM job
+WHERE sweep IN (SELECT value FROM json_each(:sweeps))
+GROUP BY sweep, state
 
 -- name: list_newest_in_project_and_state
 SELECT * FROM job
@@ -116,7 +137,9 @@ WHERE ended_at < :before AND state IN (SELECT value FROM json_each(:states)) AND
 ORDER BY seq LIMIT :limit
 
 -- name: list_ids_like
-SELECT id FROM job WHERE id LIKE :pattern ESCAPE '\' ORDER BY seq DESC LIMIT :limit
+SELECT id FROM job WHERE id LIKE :pattern ESCAPE '\'
+UNION ALL SELECT DISTINCT sweep FROM job WHERE sweep LIKE :pattern ESCAPE '\'
+ORDER BY id DESC LIMIT :limit
 
 -- name: list_events
 SELECT event.at, event.event, event.state, event.detail

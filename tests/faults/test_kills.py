@@ -146,7 +146,7 @@ async def test_a_server_killed_in_the_middle_of_a_launch(home: Path) -> None:
         )
         unborn.mkdir(mode=0o700)
         (unborn / "job.json").write_text(half.model_dump_json(by_alias=True), encoding="utf-8")
-        store.intake.insert(half)
+        store.intake.insert([half])
         await launch(service, "true", wait_s=10)
         job = await ended(service, half.job_id)
         assert job.state is State.COMPLETED

@@ -22,7 +22,7 @@ async def launched(home: Home) -> Job:
     store = await open_store(home)
     request = LaunchRequest(command=["true"], idempotency_key="k")
     try:
-        job, _ = await accept(request, store, load_settings(), Manifests([]), client=None)
+        (job,), _ = await accept(request, store, load_settings(), Manifests([]), client=None)
         return job
     finally:
         await store.close()
@@ -65,7 +65,7 @@ async def test_a_launch_is_kept_though_another_of_its_server_has_opened_the_new_
 
     async def launch() -> Job:
         request = LaunchRequest(command=["true"])
-        return (await accept(request, store, load_settings(), Manifests([]), client=None))[0]
+        return (await accept(request, store, load_settings(), Manifests([]), client=None))[0][0]
 
     def forget(point: str) -> None:
         if point == "server.accepted" and not others:

@@ -30,7 +30,9 @@ async def test_exit_code_and_its_cause_are_told(service: Service) -> None:
     job = await ended(service, (await bash(service, "echo boom: no such file >&2; exit 7")).id)
     assert job.state is State.FAILED
     assert job.outcome.exit_code == 7
-    assert job.outcome.reason == "Exit code 7. boom: no such file"
+    assert job.outcome.reason == "Exit code 7."
+    assert job.outcome.error == "boom: no such file"
+    assert job.outcome.decided_by == "exit code"
 
 
 async def test_death_by_a_signal_is_no_exit_code(service: Service) -> None:
@@ -108,7 +110,9 @@ async def test_inputs_are_copied_hashed_and_linked(service: Service, tmp_path: P
     assert excerpt.text == "abc"
     record = json.loads(service.directory(job).launch_manifest.read_text(encoding="utf-8"))
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert record["inputs"] == [{"path": str(source), "size": 3, "sha256": digest}]
+    assert record["inputs"] == [
+        {"path": str(source), "size": 3, "sha256": digest, "kept": "inputs/data.txt"}
+    ]
     assert (await service.list_artifacts(job.id)).matching == 0  # an input is no artifact
 
 
@@ -200,7 +204,7 @@ message = "{step} of {total} at {T} K"
         async def seen() -> bool:
             nonlocal job
             job = await service.job(job.id)
-            return job.progress is not None
+            return job.progress is not None and job.progress.fraction == 1.0
 
         await until(seen)
         assert job.progress is not None

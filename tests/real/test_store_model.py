@@ -77,7 +77,8 @@ class StoreMachine(ModelOfStore):
             idempotency_key=key,
         )
         store = self.store(number)
-        return await accept(request, store, self.settings, Manifests([]), client="model")
+        (job,), reused = await accept(request, store, self.settings, Manifests([]), client="model")
+        return job, reused
 
     @rule(number=some, key=keys, cores=sizes, gpus=gpus)
     def launch(self, number: int, key: str | None, cores: int, gpus: int) -> None:

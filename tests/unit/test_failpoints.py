@@ -28,11 +28,12 @@ WATCHED = [
 #: Calls that change what the next process finds: files, rows, processes. By the last part of the
 #: name: `os.unlink`, `path.unlink` and `unlink` are one.
 EFFECTS = {
-    *("make_unborn", "remove_unborn", "give_birth", "write_durable", "write_synced", "write_file"),
+    *("make_unborn", "remove_unborn", "give_birth", "give_births"),
+    *("write_durable", "write_synced", "write_file"),
     *("rename", "unlink", "rmtree", "rmdir", "mkfifo", "pwrite"),
     *("insert", "claim", "move", "delete", "wish_cancel"),
     *("Popen", "fork", "execve", "kill", "killpg", "send", "_send", "pidfd_send_signal"),
-    *("submit", "stop", "end", "confine", "kill_cgroups", "remove_cgroups"),
+    *("submit", "stop", "end", "touch", "confine", "kill_cgroups", "remove_cgroups"),
 }
 #: Effects beyond the steps that a function names, and why they need none of their own.
 EXCUSED = {
@@ -49,13 +50,16 @@ EXCUSED = {
         "nothing is recorded: the next pass looks again and goes on",
     ),
     "jobs.engines.orphans._send": ("pidfd_send_signal", "its callers decide"),
-    "jobs.engines.orphans.end": ("_send _send", "as in _kill"),
+    "jobs.engines.orphans.end": ("touch _send _send", "as in _kill"),
     "jobs.engines.shim_job.end_all": ("send send kill_cgroups", "`shim.tree_ended` follows in run"),
     "jobs.engines.shim_job.fork": ("fork execve", "`shim.forked` follows in run"),
     "jobs.engines.shim_job.obey": ("stop", "`shim.stop_sent` is in stop"),
     "jobs.engines.shim_job.prepare": ("write_file mkfifo", "`shim.prepared` follows in run"),
     "jobs.engines.shim_job.record": ("unlink", "tidies up what nobody reads any more"),
-    "jobs.engines.shim_job.stop": ("send", "the second signal only lets the first arrive"),
+    "jobs.engines.shim_job.stop": (
+        "touch send",
+        "the file or the signal is one step; SIGCONT only lets it arrive",
+    ),
     "jobs.engines.shim_job.watch": ("send stop stop stop", "`shim.stop_sent` is in stop"),
     "jobs.index.replace": ("unlink", "whoever opens next finds no index, and makes it"),
     "jobs.keeper._end_unstarted": ("give_birth", "the launch's step"),
@@ -63,17 +67,21 @@ EXCUSED = {
     "jobs.keeper._start": ("give_birth submit", "the launch's step; the engine names its own"),
     "jobs.keeper._start_again": ("move", "back to what it was before `keeper.claimed`"),
     "jobs.keeper._tend_living": ("stop", "one order, given here or by a task"),
-    "jobs.acceptance._prepare": ("remove_unborn", "as in accept"),
     "jobs.acceptance._accept": (
-        "remove_unborn remove_unborn remove_unborn insert give_birth",
-        "what a kill leaves of a launch that was not accepted is swept later; the second insert "
-        "repeats the first in an index that was made anew from the directories; a retry gives the "
-        "directory its name when the first server did not come to it",
+        "insert give_births give_births",
+        "a retry gives the directories their names when the first server did not come to it",
     ),
+    "jobs.acceptance._insert_again": (
+        "insert insert",
+        "repeats the first insert in an index that was made anew from the directories",
+    ),
+    "jobs.acceptance._undo": ("remove_unborn", "what a kill leaves of it is swept later"),
     "jobs.pruning._empty": ("rmtree unlink", "inside what was set aside"),
     "jobs.recovery.sweep_abandoned": ("rmtree rmtree delete", "repeats the steps of a prune"),
     "jobs.service._launched": ("give_birth", "the launch's step"),
-    "jobs.service.cancel": ("wish_cancel send", "the wish names its own; a wake-up is none"),
+    "jobs.service._have_cancelled": ("send", "a wake-up is no step"),
+    "jobs.service.cancel": ("wish_cancel", "the wish names its own"),
+    "jobs.service.cancel_sweep": ("wish_cancel", "the wish names its own"),
 }
 
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs import errors
-from jobs.launch import new_job_id, resolve
+from jobs.launch import new_id, resolve
 from jobs.manifests import Manifests, load
 from jobs.model import LaunchRequest
 from jobs.paths import JOB_ID
+from jobs.resuming import Parent
 from jobs.settings import Settings, load_settings
 
 
@@ -26,7 +27,14 @@ def settings(home: Path) -> Settings:
 
 def resolved(settings: Settings, **request: Any) -> Any:
     manifests = Manifests(settings.all_manifest_dirs)
-    return resolve(LaunchRequest(**request), settings, manifests, client=None)
+    (launch,) = resolve(
+        LaunchRequest(**request), settings, manifests, client=None, find_parent=no_parent
+    )
+    return launch
+
+
+def no_parent(job_id: str) -> Parent:
+    raise errors.JobNotFoundError(job_id)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +161,7 @@ def test_secrets_are_held_apart(settings: Settings) -> None:
 
 @given(st.text(max_size=120), st.floats(0, 4e9))
 def test_job_ids_have_their_form_whatever_the_name(name: str, at: float) -> None:
-    assert JOB_ID.fullmatch(new_job_id(name, at))
+    assert JOB_ID.fullmatch(new_id("job", name, at))
 
 
 def test_every_bundled_manifest_is_valid() -> None:
@@ -170,7 +178,10 @@ def test_every_bundled_manifest_is_valid() -> None:
     [
         ("nonsense", "Expected"),
         ("schema = 2", "schema"),
-        ('schema = 1\nname = "other"\ntitle = "t"\n[run]\ncommand = ["x"]', "file's own"),
+        (
+            'schema = 1\nname = "other"\ntitle = "t"\n[run]\ncommand = ["x"]',
+            "must be that of the file",
+        ),
         ('schema = 1\nname = "x"\ntitle = "t"\nextra = 1\n[run]\ncommand = ["x"]', "extra"),
         ('schema = 1\nname = "x"\ntitle = "t"\n[run]\ncommand = ["{nope}"]', "{nope}"),
         (

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.engines.base import Phase, Sighting
 from jobs.model import ExitRecord, StartedRecord
-from jobs.outcome import judge
-from jobs.progress import from_match
-from jobs.rules import ProgressRule
+from jobs.outcome import Evidence, judge
 from jobs.states import Event
 
 
@@ -37,8 +35,10 @@ FULL = "Its memory limit of 9 MB was reached."
     ("sighting", "more", "event", "says"),
     [
         (ended(), {}, Event.SUCCEED, None),
-        (ended(exit_code=3), {"error_line": "boom"}, Event.FAIL, "Exit code 3. boom"),
+        (ended(exit_code=3), {"error": "boom"}, Event.FAIL, "Exit code 3."),
         (ended(), {"failure": "NaN"}, Event.FAIL, "Exit code 0, but NaN."),
+        (ended(), {"no_success": "it is not done"}, Event.FAIL, "Exit code 0, but it is not done."),
+        (ended(exit_code=None, signal=11), {"failure": "it blew up"}, Event.FAIL, "it blew up"),
         (ended(), {"missing": ["a.csv"]}, Event.FAIL, "required output is missing: a.csv"),
         (ended(exit_code=None, signal=9), {}, Event.FAIL, "out of memory"),
         (held(limit_hit="memory_mb", exit_code=None, signal=9), {}, Event.FAIL, f"{FULL} Killed"),
@@ -55,7 +55,8 @@ FULL = "Its memory limit of 9 MB was reached."
     ],
 )
 def test_verdicts(sighting: Sighting, more: dict[str, Any], event: Event, says: str | None) -> None:
-    verdict = judge(None, sighting, **more)
+    cancel_reason = more.pop("cancel_reason", None)
+    verdict = judge(None, sighting, Evidence(**more), cancel_reason=cancel_reason)
     assert verdict.event is event
     assert verdict.outcome.reason == says or (says or "?") in (verdict.outcome.reason or "")
 
@@ -71,28 +72,7 @@ def test_success_is_only_told_of_success(
     why: str, code: int | None, signal: int | None, failure: str | None, missing: list[str]
 ) -> None:
     sighting = ended(why, exit_code=code, signal=signal)
-    verdict = judge(None, sighting, failure=failure, missing=missing)
+    verdict = judge(None, sighting, Evidence(failure=failure, missing=missing))
     clean = why == "exit" and code == 0 and signal is None and not failure and not missing
     assert (verdict.event is Event.SUCCEED) == clean
     assert verdict.outcome.exit_code == code
-
-
-@pytest.mark.parametrize(
-    ("line", "fraction", "eta_s"),
-    [
-        ("step 25/100 T=1.5", 0.25, 30.0),
-        ("step 0/100", 0.0, None),
-        ("step 500/100", 1.0, 0.0),
-        ("step 5/0", None, None),
-        ("step nan/100", None, None),
-    ],
-)
-def test_progress_from_a_line(line: str, fraction: float | None, eta_s: float | None) -> None:
-    import re
-
-    rule = ProgressRule(regex=r"step (?P<step>\S+)/(?P<total>\S+)(?: T=(?P<T>\S+))?")
-    match = re.search(rule.regex, line)
-    assert match is not None
-    progress = from_match(rule, match, 10.0)
-    assert progress.fraction == fraction
-    assert progress.eta_s == eta_s

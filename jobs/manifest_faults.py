@@ -1,0 +1,122 @@
+"""What can be wrong with a manifest that its types cannot say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, best_match
+
+from jobs.errors import JobError, nearest
+from jobs.files import check_relative
+from jobs.rules import Finding, ManifestFile, ProgressRule, When
+from jobs.text import shown
+
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+#: What a command, an environment and a version command may hold besides parameters.
+BUILT_IN = {"python", "manifest_dir", "job_dir", "cores"}
+#: Keys of a parameter that are ours and no JSON Schema.
+OWN_KEYS = {"optional", "input", "save_as"}
+_WAYS = ("copy", "link")
+
+Place = tuple[str | int, ...]  #: where in the document: keys and indices
+
+
+def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
+    """What the types cannot say: every mistake, with its place in the document."""
+    if file.name != stem:
+        yield ("name",), f"the name {file.name!r} must be that of the file, {stem!r}"
+    for name, table in file.params.items():
+        yield from _param_faults(("params", name), table)
+    for index, group in enumerate(file.one_of):
+        for name in group:
+            if name not in file.params:
+                yield ("one_of", index), f"no parameter {name!r}.{nearest(name, file.params)}"
+            elif not file.params[name].get("optional"):
+                yield ("params", name), "one of a group in one_of must be `optional = true`"
+    yield from _placeholder_faults(file)
+    rules: dict[Place, ProgressRule | Finding] = {}
+    rules |= {("progress", i, "regex"): rule for i, rule in enumerate(file.progress)}
+    for key in ("failure", "warning", "success"):
+        rules |= {(key, i, "regex"): rule for i, rule in enumerate(getattr(file, key))}
+    for place, rule in rules.items():
+        try:
+            re.compile(rule.regex or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            yield place, f"not a valid regular expression: {error}"
+    globs: dict[Place, str] = {
+        ("output", i, "path"): rule.path for i, rule in enumerate(file.output)
+    }
+    resume = file.resume
+    if resume is not None:
+        globs |= {("resume", "checkpoint"): resume.checkpoint}
+        globs |= {("resume", "carry", i): text for i, text in enumerate(resume.carry)}
+        globs |= {("resume", "link", i): text for i, text in enumerate(resume.link)}
+    for place, text in globs.items():
+        try:
+            check_relative(text)
+        except JobError as error:
+            yield place, f"{error.cause[:-1]}; it must stay in the working directory"
+
+
+def _param_faults(place: Place, table: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    try:
+        Draft202012Validator.check_schema(
+            {"properties": {"it": {k: v for k, v in table.items() if k not in OWN_KEYS}}}
+        )
+    except SchemaError as error:
+        yield place, f"not a valid JSON Schema property: {shown(error.message)}"
+        return
+    if "default" in table and table.get("optional"):
+        yield (*place, "optional"), "a parameter with a default cannot be optional, too"
+    if "default" in table and table.get("format") != "file-path":
+        fault = best_match(Draft202012Validator(table).iter_errors(table["default"]))
+        if fault is not None:
+            yield (*place, "default"), f"the default is not valid: {shown(fault.message)}"
+    if "input" in table and (table["input"] not in _WAYS or table.get("format") != "file-path"):
+        yield (*place, "input"), 'input is "copy" or "link", of a parameter with file-path format'
+    saved = table.get("save_as")
+    if saved is not None and (
+        not isinstance(saved, str) or "/" in saved or saved in ("", ".", "..")
+    ):
+        yield (*place, "save_as"), "save_as must be a plain file name"
+    elif saved is not None and table.get("type") != "string":
+        yield (*place, "save_as"), 'only a parameter of type = "string" can be saved'
+
+
+def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
+    """Names in braces that nothing stands behind, and groups with more than one array."""
+    params, whole = set(file.params), BUILT_IN | file.params.keys()
+    arrays = {name for name, table in file.params.items() if table.get("type") == "array"}
+    places: list[tuple[Place, Any, set[str]]] = [
+        *((("run", "command", i), item, whole) for i, item in enumerate(file.run.command)),
+        *((("run", "env", name), text, whole) for name, text in file.run.env.items()),
+        (("stop", "file"), file.stop.file, params),
+        *((("resources", name), value, params) for name, value in file.resources),
+        *((("output", i, "path"), rule.path, params) for i, rule in enumerate(file.output)),
+        *((("progress", i, "source"), r.source, params) for i, r in enumerate(file.progress)),
+    ]
+    if file.software:
+        command = file.software.version_command
+        places.append((("software", "version_command"), command, BUILT_IN))
+    if file.resume:
+        places.append((("resume", "args"), file.resume.args, whole))
+        places.append((("resume", "checkpoint"), file.resume.checkpoint, params))
+    for i, rule in enumerate(file.progress):
+        groups = set(re.findall(r"\(\?P<(\w+)>", rule.regex or ""))
+        places.append((("progress", i, "total"), rule.total, params | groups))
+    for place, item, known in places:
+        if isinstance(item, When):
+            if item.when not in file.params:
+                hint = nearest(item.when, file.params)
+                yield (*place, "when"), f"no parameter {item.when!r}.{hint}"
+            item = item.args
+        parts = [item] if isinstance(item, str) else item if isinstance(item, list) else []
+        names = [name for part in parts for name in PLACEHOLDER.findall(part)]
+        for name in names:
+            if name not in known:
+                yield place, f"unknown placeholder {{{name}}}.{nearest(name, known)}"
+        if len(arrays & set(names)) > 1:
+            yield place, "only one array can be repeated in one group of arguments"

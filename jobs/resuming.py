@@ -1,0 +1,147 @@
+"""Going on from where an earlier job has stopped: as a new job, from its checkpoint."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.artifacts import Walk
+from jobs.directory import Placement, read_launch_manifest
+from jobs.errors import InvalidArgumentError, NotResumableError
+from jobs.manifests import Manifest
+from jobs.model import Job, LaunchManifest, LaunchRequest, ResourceWishes
+from jobs.paths import JobDir
+from jobs.rules import Resume
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The job that another one goes on from."""
+
+    job_id: str
+    launched: LaunchManifest
+    job_dir: JobDir
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether it ran in a folder of its own, so that the next one gets one, too."""
+        return Path(self.launched.cwd) == self.job_dir.work
+
+
+def parent_of(job: Job, job_dir: JobDir) -> Parent:
+    """Raises NotResumableError for a job that has not ended or that no launch can go on from."""
+    if not job.is_final:
+        raise NotResumableError(
+            f"{job.id} has not ended: it is {job.state}.",
+            "Wait for its end, or end it with cancel_job, which keeps a checkpoint where the "
+            "program can write one.",
+        )
+    try:
+        launched = read_launch_manifest(job_dir)
+    except (OSError, ValueError):
+        raise NotResumableError(f"The job directory of {job.id} cannot be read.") from None
+    if launched.manifest is None:
+        raise NotResumableError(
+            f"{job.id} was launched as a command, and only its author knows how it goes on.",
+            "Launch a command that continues, with cwd set to the folder that holds its files: "
+            f"{launched.cwd}.",
+        )
+    return Parent(job.id, launched, job_dir)
+
+
+def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
+    """The request, with what it leaves out as it was in the parent, but for the parameters."""
+    was = parent.launched
+    if request.manifest not in (None, was.manifest):
+        raise InvalidArgumentError(
+            f"resume_from goes on with the parent's manifest, {was.manifest}; leave manifest out."
+        )
+    if request.command is not None or request.cwd is not None or request.sweep is not None:
+        raise InvalidArgumentError("command, cwd and sweep do not go with resume_from.")
+    secret = [name for name in was.given_env if name in was.secret_env and name not in request.env]
+    if secret:
+        raise InvalidArgumentError(
+            f"The parent was given the secret {', '.join(secret)}, which is not kept.",
+            "Give it again in env; nothing was changed.",
+        )
+    env = {name: was.env[name] for name in was.given_env if name not in was.secret_env}
+    wishes = was.resources.model_dump() | request.resources.model_dump(exclude_none=True)
+    limit = was.time_limit_s if request.time_limit_s is None else request.time_limit_s
+    return request.model_copy(
+        update={
+            "manifest": was.manifest,
+            "name": request.name or was.name,
+            "project": request.project or was.project,
+            "cwd": None if parent.is_at_home else was.cwd,
+            "env": env | request.env,
+            "environment": request.environment or was.environment,
+            "resources": ResourceWishes(**wishes),
+            "time_limit_s": limit,
+        }
+    )
+
+
+def params_as_before(kind: Manifest, parent: Parent) -> dict[str, Any]:
+    """The parent's parameters as they would be given: texts that were saved are texts again.
+
+    What the manifest does not know any more, and files that are gone, are left to its defaults.
+    """
+    params: dict[str, Any] = {}
+    for name, value in parent.launched.params.items():
+        table = kind.file.params.get(name)
+        if table is None:
+            continue
+        if table.get("save_as"):
+            try:
+                value = Path(value).read_text(encoding="utf-8")
+            except (OSError, ValueError):
+                raise NotResumableError(
+                    f"The {name} of {parent.job_id} is gone from its job directory."
+                ) from None
+        elif (
+            table.get("format") == "file-path" and "default" in table and not Path(value).is_file()
+        ):
+            continue
+        params[name] = value
+    return params
+
+
+def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Placement]:
+    """The parent's files that the new job begins with. Blocks.
+
+    Raises NotResumableError when the kind of job cannot go on, or left no checkpoint.
+    """
+    if resume is None:
+        raise NotResumableError(
+            f"A job of the kind {kind.name} cannot go on from where it stopped.",
+            "Launch it anew.",
+        )
+    root = Path(parent.launched.cwd)
+    files = [found.path for found in Walk(root).files()]
+    if not any(fnmatch.fnmatchcase(path, resume.checkpoint) for path in files):
+        raise NotResumableError(
+            f"{parent.job_id} left no checkpoint: nothing matches {resume.checkpoint!r}.",
+            "Launch it anew.",
+        )
+    if not parent.is_at_home:
+        return []  # it goes on in the same folder
+    placements = []
+    for path in files:
+        linked = any(fnmatch.fnmatchcase(path, glob) for glob in resume.link)
+        if linked or any(
+            fnmatch.fnmatchcase(path, glob) for glob in [resume.checkpoint, *resume.carry]
+        ):
+            placements.append(
+                Placement(root / path, f"work/{path}", way="link" if linked else "copy", root=root)
+            )
+    return placements
+
+
+def is_resumable(launched: LaunchManifest) -> bool | None:
+    """Whether a later job can go on from a checkpoint; none when this kind never can. Blocks."""
+    if launched.resume is None:
+        return None
+    files = Walk(Path(launched.cwd)).files()
+    return any(fnmatch.fnmatchcase(file.path, launched.resume.checkpoint) for file in files)
