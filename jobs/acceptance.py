@@ -23,6 +23,7 @@ from jobs.paths import Home
 from jobs.resuming import Parent, parent_of
 from jobs.settings import Settings
 from jobs.store import Store
+from jobs.sweeps import Sweep, place_in_sweep
 from jobs.text import shown
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def _accept(
     def find_parent(job_id: str) -> Parent:
         check_text("resume_from", job_id)
         job = intake.get(job_id)
+        if job is None and (place := place_in_sweep(job_id)):
+            job = Sweep(place[0], intake.sweep(place[0])).job(place[1])
         if job is None:
             raise JobNotFoundError(f"There is no job {shown(job_id, 100)!r} to resume from.")
         return parent_of(job, home.job(job.project, job.id))

@@ -15,7 +15,7 @@ from jobs.model import Job, JobPage
 from jobs.paths import Home
 from jobs.states import State
 from jobs.store import Store
-from jobs.sweeps import Sweep
+from jobs.sweeps import Sweep, place_in_sweep
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,16 @@ class Enquiries:
         self._keeper_again_at = 0.0
 
     async def job(self, job_id: str, *, wait_s: float = 0) -> Job:
-        """One job now; with `wait_s`, as soon as its state changes, or after that long.
+        """One job now, by its ID or as `SWEEP#17`; with `wait_s`, as soon as its state changes, or
+        after that long.
 
         Raises JobNotFoundError with the most similar ID.
         """
         check_wait(wait_s)
         check_text("job_id", job_id)
         job = await self._store.get(job_id)
+        if job is None and (place := place_in_sweep(job_id)):
+            job = Sweep(place[0], await self._store.sweep(place[0])).job(place[1])
         if job is None:
             raise JobNotFoundError(await not_found(self._store, job_id))
         if not job.is_final:

@@ -64,8 +64,11 @@ class Intake:
         """The jobs of the launch that has the key: one, those of a sweep, or none."""
         rows, _ = self._run("get_job_by_key", {"key": idempotency_key})
         if rows and rows[0]["sweep"] is not None:
-            values = {"sweep": rows[0]["sweep"], "limit": MOST_JOBS}
-            rows, _ = self._run("list_sweep", values)
+            return self.sweep(rows[0]["sweep"])
+        return [job_of(row) for row in rows]
+
+    def sweep(self, sweep_id: str) -> list[Job]:
+        rows, _ = self._run("list_sweep", {"sweep": sweep_id, "limit": MOST_JOBS})
         return [job_of(row) for row in rows]
 
     def is_current(self, file: index.FileId) -> bool:
@@ -136,6 +139,7 @@ def _row(launched: LaunchManifest) -> dict[str, Any]:
         "gpus": launched.resources.gpus,
         "parent": launched.parent,
         "sweep": sweep.id if sweep else None,
+        "sweep_index": sweep.index if sweep else None,
         "sweep_values": json.dumps(sweep.values) if sweep else None,
     }
 

@@ -200,6 +200,7 @@ class _Resolver:
             project=project,
             created_at=created_at,
             manifest=kind.name if kind else None,
+            manifest_file=str(kind.path) if kind else None,
             manifest_sha256=kind.sha256 if kind else None,
             params=params,
             command=command,

@@ -12,7 +12,8 @@ async def find_id(store: Store, part: str) -> str:
 
     Raises JobNotFoundError, or InvalidArgumentError that names the candidates.
     """
-    if await store.get(part) is not None or await store.sweep(part):
+    whole = part.partition("#")[0]
+    if await store.get(part) is not None or await store.sweep(whole):
         return part
     similar = await store.ids_like(part) if part else []
     if not similar:

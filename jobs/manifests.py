@@ -44,6 +44,10 @@ class Manifest:
     def name(self) -> str:
         return self.file.name
 
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.name}.toml"
+
     def params_schema(self) -> dict[str, Any]:
         """JSON Schema of the parameters; those without default are required."""
         properties = {}

@@ -87,6 +87,7 @@ class LaunchManifest(Model):
     engine: str = "local"
     created_at: float
     manifest: str | None = None
+    manifest_file: str | None = None
     manifest_sha256: str | None = None
     params: dict[str, Any] = {}
     command: list[str]  #: exactly what is executed, argument by argument
@@ -178,6 +179,7 @@ class Job(Model):
     progress: Progress | None
     parent: str | None = None
     sweep: str | None = None
+    sweep_index: int | None = None  #: from 0
     sweep_values: dict[str, Any] | None = None
 
     @property

@@ -98,6 +98,7 @@ def _entry(root: Path) -> Entry:
         "id": launched.job_id,
         "parent": launched.parent,
         "sweep": launched.sweep.id if launched.sweep else None,
+        "sweep_index": launched.sweep.index if launched.sweep else None,
         "sweep_values": json.dumps(launched.sweep.values) if launched.sweep else None,
         "progress": _last_progress(job_dir),
     }  # fmt: skip

@@ -67,11 +67,14 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
             "Give it again in env; nothing was changed.",
         )
     env = {name: was.env[name] for name in was.given_env if name not in was.secret_env}
+    # A project's own kind of job may have the name of another one; a shipped file may have moved.
+    file = was.manifest_file
+    manifest = file if file is not None and Path(file).is_file() else was.manifest
     wishes = was.resources.model_dump() | request.resources.model_dump(exclude_none=True)
     limit = was.time_limit_s if request.time_limit_s is None else request.time_limit_s
     return request.model_copy(
         update={
-            "manifest": was.manifest,
+            "manifest": manifest,
             "name": request.name or was.name,
             "project": request.project or was.project,
             "cwd": None if parent.is_at_home else was.cwd,

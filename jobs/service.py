@@ -7,7 +7,7 @@ import fnmatch
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from jobs import artifacts, disk, logs
 from jobs.acceptance import accept
@@ -23,8 +23,9 @@ from jobs.errors import (
 )
 from jobs.failpoints import reach
 from jobs.keeping import WAKE, ensure_keeper, send
-from jobs.manifests import Manifests
+from jobs.manifests import Manifest, Manifests
 from jobs.model import (
+    Artifact,
     ArtifactPage,
     ArtifactScan,
     Job,
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
 MAX_LINES = 1000
 ARTIFACT_PAGE = 15
+MOST_HIGHLIGHTS = 6
+HIGHLIGHT_BYTES = 1 << 20  #: a longer run record is not read for them
 
 
 class Service(Enquiries):
@@ -124,6 +127,21 @@ class Service(Enquiries):
         else:
             excerpt = await asyncio.to_thread(logs.tail, root, name, lines=lines)
         return job, excerpt
+
+    def highlights(self, job: Job) -> list[Artifact]:
+        """The files of an ended job that are worth a look, pictures and tables first. Blocks."""
+        path = self.directory(job).run_record
+        try:
+            if not job.is_final or path.stat().st_size > HIGHLIGHT_BYTES:
+                return []
+        except OSError:
+            return []
+        record = read_record(path, RunRecord)
+        found = record.artifacts.artifacts if record else []
+        declared = [artifact for artifact in found if artifact.description] or found
+        order = ("image", "table", "structure", "trajectory", "text")
+        chosen = [artifact for artifact in declared if artifact.kind in order]
+        return sorted(chosen, key=lambda artifact: order.index(artifact.kind))[:MOST_HIGHLIGHTS]
 
     def last_line(self, job: Job) -> tuple[str, str] | None:
         """(stream, its last line) for the stream that says most about the job now."""
@@ -228,12 +246,15 @@ class Service(Enquiries):
         )
         return job, content
 
-    def describe_manifests(self, name: str | None = None) -> list[Any]:
-        """All valid kinds of job, or the named one."""
+    def describe_manifests(
+        self, name: str | None = None, near: Path | None = None
+    ) -> list[Manifest]:
+        """All valid kinds of job, or the named one; with those of the project in the folder
+        `near`."""
         if name is None:
-            return self._manifests.all()[0]
+            return self._manifests.all(near)[0]
         check_text("name", name)
-        return [self._manifests.get(name)]
+        return [self._manifests.get(name, near)]
 
     def disk_warning(self) -> str | None:
         return disk.warning(self._settings)

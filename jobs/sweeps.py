@@ -6,6 +6,8 @@ import csv
 import io
 import itertools
 import json
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -21,14 +23,9 @@ def points(sweep: dict[str, list[Any]] | list[dict[str, Any]]) -> list[dict[str,
     """The parameters of each job: all combinations, the last name's values changing fastest, or
     the rows of a table. Raises InvalidArgumentError."""
     if isinstance(sweep, dict):
-        size = 1
-        for values in sweep.values():
-            size *= len(values)
-        rows = (
-            (dict(zip(sweep, chosen, strict=True)) for chosen in itertools.product(*sweep.values()))
-            if sweep
-            else iter(())
-        )
+        size = math.prod(len(values) for values in sweep.values()) if sweep else 0
+        chosen = itertools.product(*sweep.values())
+        rows = (dict(zip(sweep, values, strict=True)) for values in chosen)
     else:
         size = len(sweep)
         rows = iter(sweep)
@@ -94,6 +91,21 @@ class Sweep:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(self.table())
         return text.getvalue()
+
+    def job(self, number: int) -> Job | None:
+        """The job of that number, from 1; none when it is not there or was pruned."""
+        return next((job for job in self.jobs if job.sweep_index == number - 1), None)
+
+
+def place_in_sweep(job_id: str) -> tuple[str, int] | None:
+    """What `SWEEP#17` means: the sweep, and the number of the job in it, from 1."""
+    match = re.fullmatch(r"(sweep-[a-z0-9-]{1,90})#(\d{1,6})", job_id)
+    return (match[1], int(match[2])) if match else None
+
+
+def is_sweep(job_id: str) -> bool:
+    """Whether an ID is that of a sweep and not of a job, be there one or not."""
+    return job_id.startswith("sweep-") and "#" not in job_id
 
 
 def cell(value: Any) -> str:

@@ -14,7 +14,17 @@ from jobs.states import State
 from jobs.text import shown
 from server import cli_care, cli_look
 from server.cli_look import tell_job, watch_job
-from server.terminal import Json, answer, pairs, parameters, refusing, run_app, say, seconds
+from server.terminal import (
+    Json,
+    answer,
+    pairs,
+    parameters,
+    refusing,
+    run_app,
+    say,
+    seconds,
+    values_of,
+)
 
 if TYPE_CHECKING:  # what a verb needs it imports when it runs, so that each starts fast
     from jobs.model import Job
@@ -117,6 +127,14 @@ def launch(
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Same key, same job: safe to repeat.")
     ] = None,
+    resume_from: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Go on from its checkpoint; -p overrides its own."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=A,B,C", help="A job for each value; may be repeated."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Look on until it ends.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the ID only.")] = False,
     as_json: Json = False,
@@ -126,6 +144,8 @@ def launch(
     outlast launch -- python -c 'print(6 * 7)'
     outlast launch --cwd . --name fold --time-limit 2h -- python fold.py --seed 7
     outlast launch --manifest md-openmm -p steps=1000 -p seed=2 --wait
+    outlast launch --manifest md-openmm --sweep temperature_k=280,300,320
+    outlast launch --resume-from k3f9x -p steps=50000
     Options come before the command. With --wait the exit code is 1 unless the job completed.
     """
     with refusing(as_json=as_json):
@@ -143,11 +163,16 @@ def launch(
             resources=ResourceWishes(cores=cores, memory_mb=memory_mb, gpus=gpus),
             time_limit_s=None if time_limit is None else seconds(time_limit, "--time-limit"),
             idempotency_key=idempotency_key,
+            sweep=values_of(sweep) if sweep else None,
         )
 
     async def verb(service: Service) -> int:
+        asked = request
+        if resume_from is not None:
+            parent = await service.find_job_id(resume_from)
+            asked = request.model_copy(update={"resume_from": parent})
         try:
-            launched = await service.launch(_with_files_from_here(service, request), client="cli")
+            launched = await service.launch(_with_files_from_here(service, asked), client="cli")
         except asyncio.CancelledError:
             say("Interrupted while launching: `outlast ps` shows whether the job was accepted.")
             raise
@@ -156,6 +181,8 @@ def launch(
             say(f"warning: {launched.warning}", "yellow")
         if launched.reused:
             say("This key has been used: this is the earlier job.", "yellow")
+        if sweep and job.sweep:
+            return await cli_look.tell_sweep(service, job.sweep, wait=wait, as_json=as_json)
         if wait and not quiet:
             say(f"{job.id} was accepted.")
         elif not as_json:
@@ -191,9 +218,9 @@ def main() -> None:
 
 def _hint(service: Service, job: Job) -> None:
     """After a launch: what has become of it so far, and how to look again."""
-    from server import cli_views, replies
+    from server import cli_views, job_replies
 
-    say(f"{replies.headline(job)}", "dim")
+    say(f"{job_replies.headline(job)}", "dim")
     last = service.last_line(job) if job.state is State.FAILED else None
     for line in filter(None, [job.outcome.reason, last[1] if last else None]):
         say(shown(line, 300), "red")
@@ -205,7 +232,9 @@ def _with_files_from_here(service: Service, request: LaunchRequest) -> LaunchReq
     """The same request, with files that parameters name relative to the current folder."""
     if request.manifest is None:
         return request
-    kind = service.describe_manifests(request.manifest)[0]
+    kind = service.describe_manifests(request.manifest, near=Path.cwd())[0]
+    if kind.folder == Path.cwd() / ".outlast" / "manifests":
+        request = request.model_copy(update={"manifest": str(kind.path)})
     known = {name: value for name, value in request.params.items() if name in kind.file.params}
     files = {name: _absolute(Path(path)) for name, path in kind.file_params(known).items()}
     return request.model_copy(update={"params": {**request.params, **files}})

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from jobs.errors import InvalidArgumentError
 from jobs.states import State
+from jobs.sweeps import is_sweep
 from server.terminal import Json, answer, err, print_reply, refusing, say, seconds, show
 
 if TYPE_CHECKING:  # what a verb needs it imports when it runs, so that each starts fast
@@ -40,25 +41,26 @@ def ps(
     """
 
     async def verb(service: Service) -> None:
-        from server import cli_views, replies
+        from server import cli_views, job_replies
 
         page = await service.list_jobs(project=project, state=state, limit=min(limit, 100))
-        jobs = page.jobs
+        jobs, sweeps = page.jobs, dict(page.sweeps)
         while page.more and (every or len(jobs) < limit):
             left = 100 if every else min(limit - len(jobs), 100)
             page = await service.list_jobs(
                 project=project, state=state, limit=left, cursor=page.cursor_after(len(page.jobs))
             )
             jobs = jobs + page.jobs
+            sweeps |= page.sweeps
         if as_json:
-            whole = replace(page, jobs=jobs)
-            print_reply(replies.job_list(whole, filtered=False, budget=float("inf"))[1])
+            whole = replace(page, jobs=jobs, sweeps=sweeps)
+            print_reply(job_replies.job_list(whole, filtered=False, budget=float("inf"))[1])
             return
         if not jobs:
             say("No job matches." if project or state else "There are no jobs yet.")
             return
         several = project is None and any(job.project != jobs[0].project for job in jobs)
-        show(cli_views.job_table(jobs, with_project=several))
+        show(cli_views.job_table(jobs, sweeps, with_project=several))
         if page.more:
             say("There are older ones: outlast ps --all", "dim")
 
@@ -78,7 +80,10 @@ def status(
     """
 
     async def verb(service: Service) -> int:
-        found = await service.job(await service.find_job_id(job))
+        job_id = await service.find_job_id(job)
+        if is_sweep(job_id):
+            return await tell_sweep(service, job_id, wait=wait, as_json=as_json)
+        found = await service.job(job_id)
         if wait:
             found = await watch_job(service, found)
         tell_job(service, found, as_json=as_json)
@@ -155,12 +160,22 @@ def cancel(
         grace_s = None if grace is None else seconds(grace, "--grace")
 
     async def verb(service: Service) -> None:
-        from server import replies
+        from server import job_replies, sweep_replies
 
-        before = await service.job(await service.find_job_id(job))
+        job_id = await service.find_job_id(job)
+        if is_sweep(job_id):
+            was_final = (await service.sweep(job_id)).is_final
+            ended = await service.cancel_sweep(job_id, reason=reason, grace_s=grace_s)
+            text, data = sweep_replies.cancelled(ended, was_final=was_final)
+            if as_json:
+                print_reply(data)
+            else:
+                print(text.split("\nNext:")[0])
+            return
+        before = await service.job(job_id)
         after = await service.cancel(before.id, reason=reason, grace_s=grace_s)
         job_dir = str(service.directory(after).root)
-        text, data = replies.cancelled(after, job_dir, was_final=before.is_final)
+        text, data = job_replies.cancelled(after, job_dir, was_final=before.is_final)
         if as_json:
             print_reply(data)
             return
@@ -221,15 +236,32 @@ async def watch_job(service: Service, job: Job) -> Job:
         raise
 
 
+async def tell_sweep(service: Service, sweep_id: str, *, wait: bool, as_json: bool) -> int:
+    """Print the table of a sweep, after its end if wished; 1 if it was waited for and not all of it
+    completed."""
+    from server import cli_views, sweep_replies
+
+    sweep = await service.sweep(sweep_id)
+    while wait and not sweep.is_final:
+        sweep = await service.sweep(sweep_id, wait_s=20.0)
+        if not as_json:
+            say(sweep_replies.sweep_headline(sweep_id, sweep_replies.title(sweep), sweep.counts))
+    if as_json:
+        print_reply(sweep_replies.status(sweep, state=None, budget=float("inf"))[1])
+    else:
+        show(cli_views.sweep_block(sweep))
+    return int(wait and any(job.state is not State.COMPLETED for job in sweep.jobs))
+
+
 def tell_job(service: Service, job: Job, *, as_json: bool) -> None:
     """Print the job, as a block or as JSON."""
     from jobs.directory import read_limits
-    from server import cli_views, replies
+    from server import cli_views, job_replies
 
     job_dir = service.directory(job)
     root, limits = str(job_dir.root), read_limits(job_dir)
     if as_json:
-        print_reply(replies.one_job(job, root, "", limits)[1])
+        print_reply(job_replies.one_job(job, root, "", limits)[1])
     else:
         show(cli_views.job_block(job, root, service.last_line(job), limits))
 

@@ -20,11 +20,13 @@ from jobs.limits import Limits
 from jobs.model import Artifact, ArtifactPage, Job
 from jobs.states import State
 from jobs.text import shown, size
-from server.replies import duration, headline
+from server.job_replies import duration, headline
+from server.sweep_replies import counts_in_words, sweep_headline, title
 
 if TYPE_CHECKING:
     from jobs.manifests import Manifest
     from jobs.pruning import Prunable
+    from jobs.sweeps import Sweep
 
 STATE_STYLES = {
     State.QUEUED: "yellow",
@@ -44,7 +46,10 @@ def short_id(job_id: str) -> str:
     return job_id.rsplit("-", 1)[-1]
 
 
-def job_table(jobs: Sequence[Job], *, with_project: bool) -> Table:
+def job_table(
+    jobs: Sequence[Job], sweeps: dict[str, dict[State, int]], *, with_project: bool
+) -> Table:
+    """One line for each job, and one for each sweep, which its first job stands for."""
     table = _table()
     table.add_column("JOB", overflow="fold", ratio=None)
     if with_project:
@@ -54,15 +59,36 @@ def job_table(jobs: Sequence[Job], *, with_project: bool) -> Table:
     table.add_column("HOW", no_wrap=True, overflow="ellipsis", min_width=12)
     for job in jobs:
         elapsed = job.elapsed_s(clock.now())
+        project = [Text(shown(job.project, 64))] if with_project else []
+        if job.sweep in sweeps:
+            counts = sweeps[job.sweep]
+            words = [Text(f"{sum(counts.values())} jobs"), Text(), Text(counts_in_words(counts))]
+            table.add_row(Text(job.sweep), *project, *words)
+            continue
         row = [
             Text(job.id),
-            *([Text(shown(job.project, 64))] if with_project else []),
+            *project,
             _state(job),
             Text("" if elapsed is None else duration(elapsed)),
             Text(_how(job), style="" if job.state is not State.FAILED else "red"),
         ]
         table.add_row(*row)
     return table
+
+
+def sweep_block(sweep: Sweep) -> RenderableType:
+    """The table of a sweep under the line that stands for it."""
+    header, *rows = sweep.table()
+    table = _table()
+    table.add_column("#", justify="right")
+    for name in header[:-1]:
+        table.add_column(Text(shown(name, 40)), overflow="fold")
+    for job, row in zip(sweep.jobs, rows, strict=True):
+        number = str((job.sweep_index or 0) + 1)
+        table.add_row(number, *(Text(shown(text, 60)) for text in row[:-1]))
+    head = sweep_headline(sweep.id, title(sweep), sweep.counts)
+    part = f"{sweep.id}#1"
+    return Group(Text(head, style="bold"), table, Text(f" next  outlast status {part}", "dim"))
 
 
 def _how(job: Job) -> str:
@@ -93,8 +119,17 @@ def job_block(
         if progress.fraction is not None:
             grid.add_row("progress", bar(progress.fraction, width=32))
         grid.add_row("" if progress.fraction is not None else "progress", _message(job))
-    if job.is_final and job.outcome.reason:
-        grid.add_row("reason", Text(shown(job.outcome.reason, 1000), style="red"))
+    outcome = job.outcome
+    if job.is_final and outcome.reason:
+        grid.add_row("reason", Text(shown(outcome.reason, 1000), style="red"))
+    for name, value in outcome.summary.items() if job.is_final else ():
+        grid.add_row(shown(name, 40), Text(shown(str(value), 200)))
+    for warning in outcome.warnings:
+        grid.add_row("doubtful", Text(shown(warning, 300), style="yellow"))
+    if outcome.error:
+        grid.add_row("error", Text(shown(outcome.error, 300), style="red"))
+    if job.parent:
+        grid.add_row("goes on from", Text(job.parent))
     if last is not None:
         grid.add_row(last[0], Text(shown(last[1], 300), style="dim"))
     head = Text.assemble((job.id, "bold"), ": ", (headline(job), STATE_STYLES[job.state]))
@@ -117,7 +152,9 @@ def _resources(job: Job) -> str:
 
 def _next(job: Job) -> Text:
     part = short_id(job.id)
-    if job.state in (State.FAILED, State.TIMED_OUT, State.LOST):
+    if job.outcome.resumable and job.state is not State.COMPLETED:
+        text = f"outlast launch --resume-from {part}"
+    elif job.state in (State.FAILED, State.TIMED_OUT, State.LOST):
         text = f"outlast logs {part} --stderr"
     elif job.is_final:
         text = f"outlast artifacts {part}"

@@ -21,7 +21,7 @@ from jobs.model import Job
 from jobs.states import FINAL, State
 from jobs.text import shown
 from server.cli_views import STATE_STYLES, bar
-from server.replies import duration
+from server.job_replies import duration
 
 if TYPE_CHECKING:
     from jobs.service import Service

@@ -31,7 +31,7 @@ from jobs.states import FINAL, State
 from jobs.text import shown, size
 from server.cli_views import short_id
 from server.cli_watch import Moment, Onlooker
-from server.replies import duration
+from server.job_replies import duration
 from server.terminal import out
 
 #: What `outlast serve` does, from the folder that holds our `server/`: it needs neither the script

@@ -29,7 +29,7 @@ from jobs.paths import Home
 from jobs.settings import Settings, config_path, load_settings
 from jobs.states import State
 from jobs.text import size
-from server.replies import headline
+from server.job_replies import headline
 from server.wiring import open_service
 
 if TYPE_CHECKING:

@@ -179,6 +179,8 @@ def compact_schema(schema: dict[str, Any]) -> dict[str, Any]:
         if len(options) == 1:
             rest = {key: value for key, value in node.items() if key != "anyOf"}
             return compact({**options[0], **rest})
+        if len(options) > 1 and "anyOf" in node:
+            node = {**node, "anyOf": options}
         kept = {}
         for key, value in node.items():
             if not names and key in _NOISE:

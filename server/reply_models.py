@@ -24,10 +24,21 @@ class JobReply(BaseModel):
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None
+    counts: dict[str, int] | None = None  #: of a sweep: its jobs by state
+
+
+class SweepReply(BaseModel):
+    sweep_id: str
+    name: str
+    jobs: int
+    counts: dict[str, int]
+    fraction: float
+    columns: list[str]
+    rows: list[list[str]]
 
 
 class StatusReply(BaseModel):
-    """One job, or a list."""
+    """One job, a sweep, or a list."""
 
     job_id: str | None = None
     state: str | None = None
@@ -38,7 +49,11 @@ class StatusReply(BaseModel):
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None
+    counts: dict[str, int] | None = None
     limits: dict[str, Any] | None = None
+    parent: str | None = None
+    artifacts: list[str] | None = None
+    sweep: SweepReply | None = None
     jobs: list[dict[str, Any]] | None = None
     next_cursor: str | None = None
 

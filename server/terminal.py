@@ -215,3 +215,13 @@ def parameters(items: list[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = value
     return found
+
+
+def values_of(items: list[str]) -> dict[str, list[Any]]:
+    """`NAME=A,B,C` as a list for each name, each value as in `parameters`."""
+    found: dict[str, list[Any]] = {}
+    for name, text in pairs(items, "--sweep").items():
+        whole = parameters([f"{name}={text}"])[name]
+        values = whole if isinstance(whole, list) else None
+        found[name] = values or [parameters([f"{name}={one}"])[name] for one in text.split(",")]
+    return found

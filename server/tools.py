@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, MCPServer
@@ -11,7 +12,8 @@ from pydantic import BaseModel, Field
 from jobs.directory import read_limits
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
-from server import replies
+from jobs.sweeps import is_sweep
+from server import job_replies, replies, sweep_replies
 from server.reply_models import (
     ArtifactsReply,
     ContentReply,
@@ -69,6 +71,17 @@ def register(server: MCPServer[Any]) -> None:
         idempotency_key: Annotated[
             str | None, Field(description="Same key, same job: makes a retry safe")
         ] = None,
+        resume_from: Annotated[
+            str | None,
+            Field(description="job_id whose checkpoint to go on from; params override its own"),
+        ] = None,
+        sweep: Annotated[
+            dict[str, list[Any]] | list[dict[str, Any]] | None,
+            Field(
+                description='One job per combination {"t": [1, 2]} or row [{"t": 1}] of params; '
+                "gives one ID"
+            ),
+        ] = None,
         wait_s: Annotated[
             float | None, Field(description="0-20: wait so long for the end of a short job")
         ] = None,
@@ -84,9 +97,13 @@ def register(server: MCPServer[Any]) -> None:
         )
         result = await service.launch(request, client=_client(ctx), wait_s=wait_s)
         job = result.job
+        if sweep is not None and job.sweep is not None:
+            whole = await service.sweep(job.sweep)
+            told = sweep_replies.launched(whole, reused=result.reused, warning=result.warning)
+            return _result(*told)
         last = service.last_line(job) if job.is_final else None
         return _result(
-            *replies.launched(
+            *job_replies.launched(
                 job,
                 str(service.directory(job).root),
                 reused=result.reused,
@@ -105,21 +122,29 @@ def register(server: MCPServer[Any]) -> None:
         cursor: str | None = None,
         wait_s: Annotated[float, Field(description="0-20: wait so long for a change of state")] = 0,
     ) -> Annotated[CallToolResult, StatusReply]:
-        """State, progress and outcome of one job; without job_id the newest jobs, by project and
-        state."""
+        """State, progress and outcome of one job, or table of a sweep; without job_id the newest
+        jobs, by project and state."""
         service = await ctx.request_context.lifespan_context.service()
         if job_id is None:
             page = await service.list_jobs(project=project, state=state, limit=limit, cursor=cursor)
             filtered = bool(project or state or cursor)
             budget = replies.LIST_TOKENS if limit <= 20 else replies.LONG_LIST_TOKENS
-            return _result(*replies.job_list(page, filtered=filtered, budget=budget))
+            return _result(*job_replies.job_list(page, filtered=filtered, budget=budget))
+        if is_sweep(job_id):
+            sweep = await service.sweep(job_id, wait_s=wait_s)
+            return _result(*sweep_replies.status(sweep, state=state, budget=replies.LIST_TOKENS))
         job = await service.job(job_id, wait_s=wait_s)
         last = service.last_line(job)
         job_dir = service.directory(job)
         words = last[1] if last else ""
         warning = None if job.is_final else service.disk_warning()
         limits = read_limits(job_dir)
-        return _result(*replies.one_job(job, str(job_dir.root), words, limits, warning=warning))
+        highlights = await asyncio.to_thread(service.highlights, job)
+        return _result(
+            *job_replies.one_job(
+                job, str(job_dir.root), words, limits, warning=warning, highlights=highlights
+            )
+        )
 
     @server.tool(annotations=READS)
     async def tail_log(
@@ -152,12 +177,16 @@ def register(server: MCPServer[Any]) -> None:
             float | None, Field(description="Seconds from the request to end to the kill")
         ] = None,
     ) -> Annotated[CallToolResult, JobReply]:
-        """End a job and every process it started. Safe to repeat."""
+        """End a job, or a sweep, and every process it started. Safe to repeat."""
         service = await ctx.request_context.lifespan_context.service()
+        if is_sweep(job_id):
+            was_final = (await service.sweep(job_id)).is_final
+            sweep = await service.cancel_sweep(job_id, reason=reason, grace_s=grace_s)
+            return _result(*sweep_replies.cancelled(sweep, was_final=was_final))
         before = await service.job(job_id)
-        job = await service.cancel(job_id, reason=reason, grace_s=grace_s)
+        job = await service.cancel(before.id, reason=reason, grace_s=grace_s)
         job_dir = str(service.directory(job).root)
-        return _result(*replies.cancelled(job, job_dir, was_final=before.is_final))
+        return _result(*job_replies.cancelled(job, job_dir, was_final=before.is_final))
 
     @server.tool(annotations=READS)
     async def list_artifacts(

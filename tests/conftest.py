@@ -7,11 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs.service import Service
 from jobs.settings import load_settings
 from server.wiring import open_service
 from tests.support.processes import end_all_of
+
+# No test is timed: a busy machine must not fail one.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
     if _name not in ("OUTLAST_TEST_TOOLS", "OUTLAST_TEST_SLOW_SCIENCE"):

@@ -2,6 +2,7 @@
 ALTER TABLE job ADD COLUMN outcome TEXT;
 ALTER TABLE job ADD COLUMN parent TEXT;
 ALTER TABLE job ADD COLUMN sweep TEXT;
+ALTER TABLE job ADD COLUMN sweep_index INTEGER;
 ALTER TABLE job ADD COLUMN sweep_values TEXT;
 
 CREATE INDEX job_by_sweep ON job (sweep, seq) WHERE sweep IS NOT NULL;

@@ -5,14 +5,14 @@
 -- All or none: no row means that the key of the first is another job's already.
 INSERT INTO job (
     id, project, name, manifest, engine, state, cores, memory_mb, gpus, idempotency_key,
-    request_sha256, created_at, changed_at, parent, sweep, sweep_values
+    request_sha256, created_at, changed_at, parent, sweep, sweep_index, sweep_values
 )
 SELECT
     value ->> 'id', value ->> 'project', value ->> 'name', value ->> 'manifest',
     value ->> 'engine', value ->> 'state', value ->> 'cores', value ->> 'memory_mb',
     value ->> 'gpus', value ->> 'idempotency_key', value ->> 'request_sha256',
     value ->> 'created_at', value ->> 'created_at', value ->> 'parent', value ->> 'sweep',
-    value ->> 'sweep_values'
+    value ->> 'sweep_index', value ->> 'sweep_values'
 FROM json_each(:jobs)
 WHERE NOT EXISTS (SELECT 1 FROM job WHERE idempotency_key = :key)
 ORDER BY key

@@ -1,0 +1,153 @@
+"""A job that stopped goes on as a new one, with nothing counted twice or lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.directory import read_launch_manifest, read_record
+from jobs.errors import InvalidArgumentError, JobNotFoundError, NotResumableError
+from jobs.model import Job, LaunchRequest, StartedRecord
+from jobs.service import Service
+from jobs.states import State
+from tests.support.countdown import write_kind
+from tests.support.launching import launch
+from tests.support.wait import ended, until
+
+
+async def start(service: Service, **request: Any) -> Job:
+    return (await service.launch(LaunchRequest(**request), client="test")).job
+
+
+async def has_counted(service: Service, job: Job, to: int) -> None:
+    table = service.directory(job).work / "table.csv"
+    await until(lambda: table.exists() and table.read_text(encoding="utf-8").count("\n") >= to)
+
+
+def counted(service: Service, job: Job) -> list[int]:
+    text = (service.directory(job).work / "table.csv").read_text(encoding="utf-8")
+    return [int(line) for line in text.split()]
+
+
+@pytest.mark.parametrize("stop", ['signal = "TERM"', 'file = "STOP"'])
+@pytest.mark.parametrize("end", ["cancel", "time limit", "SIGKILL"])
+async def test_nothing_is_counted_twice(end: str, stop: str, service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests", stop=stop)
+    limit = 1.0 if end == "time limit" else None
+    params = {"to": 10_000, "label": "of my own", "words": ["a b", "c"]}
+    first = await start(service, manifest="count", params=params, time_limit_s=limit)
+    await has_counted(service, first, 3)
+    if end == "cancel":
+        await service.cancel(first.id)
+    elif end == "SIGKILL":
+        started = read_record(service.directory(first).started, StartedRecord)
+        assert started is not None
+        os.killpg(started.pid, signal.SIGKILL)
+    first = await ended(service, first.id)
+    states = {"cancel": State.CANCELLED, "time limit": State.TIMED_OUT, "SIGKILL": State.FAILED}
+    assert first.state is states[end]
+    assert first.outcome.resumable
+    before = counted(service, first)
+    to = before[-1] + 5
+    second = await start(service, resume_from=first.id, params={"to": to}, time_limit_s=0)
+    second = await ended(service, second.id)
+    assert second.state is State.COMPLETED, second.outcome
+    assert second.parent == first.id
+    assert counted(service, second) == list(range(1, to + 1))
+    assert counted(service, first) == before  # its own files are untouched
+    launched = read_launch_manifest(service.directory(second))
+    assert launched.command[-1] == "--resume"
+    assert launched.command.count("--word") == 2
+    assert Path(launched.params["label"]).read_text(encoding="utf-8") == "of my own"
+    kept = {item.kept: item for item in launched.inputs}
+    assert set(kept) == {
+        "inputs/label.txt",
+        "work/count.chk",
+        "work/table.csv",
+        "work/segment.0.txt",
+    }
+    assert kept["inputs/label.txt"].sha256
+    work = service.directory(second).work
+    assert (work / "segment.0.txt").stat().st_nlink == 2
+    assert second.outcome.summary == {"last": to, "inner.twice": 2 * to}
+    assert second.progress is not None
+    assert second.progress.fraction == 1.0
+
+
+async def test_a_job_goes_on_in_the_folder_that_it_was_given(service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests")
+    folder = home.parent / "mine"
+    folder.mkdir()
+    env = {"WORD": "given"}
+    first = await start(service, manifest="count", params={"to": 4}, cwd=str(folder), env=env)
+    first = await ended(service, first.id)
+    second = await start(service, resume_from=first.id, params={"to": 6}, name="more")
+    second = await ended(service, second.id)
+    assert second.state is State.COMPLETED
+    launched = read_launch_manifest(service.directory(second))
+    assert launched.cwd == str(folder)
+    assert launched.env["WORD"] == "given"
+    assert (folder / "table.csv").read_text(encoding="utf-8").split() == list("123456")
+
+
+async def test_what_cannot_go_on_is_refused(service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests")
+    running = await start(service, manifest="count", params={"to": 10_000})
+    with pytest.raises(NotResumableError, match="has not ended"):
+        await start(service, resume_from=running.id)
+    await has_counted(service, running, 1)
+    await service.cancel(running.id)
+    done = await ended(service, running.id)
+    for request, error, says in (
+        ({"manifest": "other"}, InvalidArgumentError, "leave manifest out"),
+        ({"command": ["true"]}, InvalidArgumentError, "do not go with"),
+        ({"sweep": {"to": [1]}}, InvalidArgumentError, "do not go with"),
+    ):
+        with pytest.raises(error, match=says):
+            await start(service, resume_from=done.id, **request)
+    (service.directory(done).work / "count.chk").unlink()
+    with pytest.raises(NotResumableError, match="no checkpoint"):
+        await start(service, resume_from=done.id)
+    command = await ended(service, (await launch(service, "true")).id)
+    with pytest.raises(NotResumableError, match="as a command"):
+        await start(service, resume_from=command.id)
+    with pytest.raises(JobNotFoundError):
+        await start(service, resume_from="job-20260101-000000-none-aaaaa")
+    assert len((await service.list_jobs()).jobs) == 2
+
+
+async def test_a_secret_is_to_be_given_again(service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests")
+    env = {"MY_TOKEN": "hidden"}
+    first = await start(service, manifest="count", params={"to": 2}, env=env)
+    first = await ended(service, first.id)
+    with pytest.raises(InvalidArgumentError, match="MY_TOKEN"):
+        await start(service, resume_from=first.id, params={"to": 3})
+    second = await start(service, resume_from=first.id, params={"to": 3}, env=env)
+    assert (await ended(service, second.id)).state is State.COMPLETED
+
+
+async def test_what_decided_an_end_is_told(service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests")
+    cases = {
+        0: (State.COMPLETED, "exit code", None),
+        3: (State.FAILED, "exit code", "Exit code 3."),
+        98: (State.FAILED, "success marker", "Exit code 0, but the count did not come to its end."),
+        99: (State.FAILED, "failure pattern", "Exit code 0, but the count had bad luck."),
+    }
+    for code, (state, decided_by, reason) in cases.items():
+        job = await start(service, manifest="count", params={"to": 14, "exit": code})
+        job = await ended(service, job.id)
+        assert (job.state, job.outcome.decided_by, job.outcome.reason) == (
+            state,
+            decided_by,
+            reason,
+        )
+        assert job.outcome.warnings == ["thirteen was passed"]
+        assert job.outcome.summary["last"] == 14
+        if code == 99:
+            assert job.outcome.error == "bad luck, it was 14"
