@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,9 @@ def points(sweep: dict[str, list[Any]] | list[dict[str, Any]]) -> list[dict[str,
     if isinstance(sweep, dict):
         size = math.prod(len(values) for values in sweep.values()) if sweep else 0
         chosen = itertools.product(*sweep.values())
-        rows = (dict(zip(sweep, values, strict=True)) for values in chosen)
+        rows: Iterator[dict[str, Any]] = (
+            dict(zip(sweep, values, strict=True)) for values in chosen
+        )
     else:
         size = len(sweep)
         rows = iter(sweep)

@@ -107,8 +107,8 @@ with open("table.csv", "a") as table:
         print("count %d/%d half=%g" % (count, options.to, count / 2), flush=True)
 if count < options.to:
     sys.exit(75)
-words = {"last": count, "inner": {"twice": 2 * count}, "label": options.label, "words": options.word}
-json.dump(words, open("summary.json", "w"))
+summary = {"last": count, "inner": {"twice": 2 * count}, "words": options.word}
+json.dump(summary, open("summary.json", "w"))
 if options.exit == 99:
     print("bad luck, it was", count)
 elif options.exit == 98:
