@@ -144,11 +144,13 @@ def manifest_list(manifests: list[Manifest], *, whole: bool) -> Reply:
                 "params": manifest.params_schema(),
                 "outputs": [output.path for output in file.output],
                 "resources": file.resources.model_dump(),
+                "resumable": file.resume is not None,
             }
             lines.append(file.description)
             required = manifest.params_schema().get("required", [])
             for name, table in file.params.items():
-                default = " (required)" if name in required else f" = {table.get('default')}"
+                default = f" = {table['default']}" if "default" in table else " (optional)"
+                default = " (required)" if name in required else default
                 bounds = [
                     f"{word} {table[word]}"
                     for word in ("minimum", "maximum", "enum", "unit", "format")
@@ -156,6 +158,8 @@ def manifest_list(manifests: list[Manifest], *, whole: bool) -> Reply:
                 ]
                 detail = "; ".join([str(table.get("type", "any")), *bounds])
                 lines.append(f"  {name}{default}: {detail}. {table.get('description', '')}")
+            for group in file.one_of:
+                lines.append(f"Exactly one of {', '.join(group)} is to be given.")
             outputs = ", ".join(output.path for output in file.output)
             lines.append(f"Leaves: {outputs}")
             lines.append(f"Next: launch_job(manifest={manifest.name!r}, params={{...}})")
