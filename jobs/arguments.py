@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from jobs.files import check_relative
 from jobs.patterns import check_glob
 from jobs.rules import OutputRule
 
+_HALF = re.compile("[\ud800-\udfff]")  #: of a surrogate pair
+
 
 def check_text(what: str, value: Any) -> None:
     """Refuse text that neither a process nor JSON can carry, anywhere within `value`."""
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        if "\0" in value or not (value.isascii() or _HALF.search(value) is None):
             raise InvalidArgumentError(
                 f"A text in {what} holds a NUL character or half of a surrogate pair."
             )
