@@ -200,7 +200,7 @@ class Watch(threading.Thread):
             ended = b"\0" in sent
             if sent and not ended:
                 self._lmp.force_timeout()
-            self._lmp.flush_buffers()  # of the log
+            self._lmp.flush_buffers()  # else LAMMPS keeps its log in memory for long
             try:
                 self._report.update()
                 drop_old_checkpoints(self._report.out)

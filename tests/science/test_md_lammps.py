@@ -111,10 +111,11 @@ async def test_cold_copper_stays_solid(service: Service) -> None:
 
 async def test_a_cancelled_run_goes_on_where_it_stopped(service: Service) -> None:
     job = await running(service, ENDLESS, step=100)
-    job = await service.cancel(job.id, wait_s=60)
-    assert job.state is State.CANCELLED
-    assert job.outcome.resumable
+    await service.cancel(job.id)
     stopped = await watched(service, job)
+    assert stopped.job.state is State.CANCELLED
+    assert stopped.job.outcome.exit_code == 75
+    assert stopped.job.outcome.resumable
     at = steps_of(stopped)[-1]
     summary = stopped.json()
     assert summary["finished"] is False
@@ -132,6 +133,7 @@ async def test_a_killed_run_goes_on_from_its_checkpoint(service: Service) -> Non
     os.killpg(started.pid, signal.SIGKILL)
     killed = await watched(service, job)
     assert killed.job.state is State.FAILED
+    assert killed.job.outcome.signal == "SIGKILL"
     assert killed.job.outcome.resumable
     newest = max(int(path.name.split(".")[1]) for path in killed.work.glob("checkpoint.*.restart"))
     goal = newest + 200
@@ -150,7 +152,7 @@ def check_gone_on(ran: Ran, goal: int) -> None:
     assert ran.json()["steps"] == goal
     assert len(list(ran.work.glob("trajectory.*.lammpstrj"))) == 2
     moved = [float(row["msd_angstrom2"]) for row in ran.table("thermo.csv")]
-    assert moved[-1] > 1  # still measured from the first step, not from where it went on
+    assert min(moved[1:]) > 0.02  # still measured from the first step: it is 0 where that begins
 
 
 async def test_a_half_written_checkpoint_is_passed_over(service: Service) -> None:
