@@ -54,7 +54,11 @@ UNITS = {
     },
 }  # fmt: skip
 SHOWN = ("time", "temperature", "potential", "pressure", "density", "msd")
-LABEL = re.compile(r"^([a-z]+)_(.+)$")
+DRAWN = ("temperature", "potential", "total", "density", "msd", "pressure", "volume")
+SIGNS = {
+    "k": "K", "ev": "eV", "ev_atom": "eV/atom", "kcal_mol": "kcal/mol", "g_cm3": "g/cm³",
+    "kg_m3": "kg/m³", "angstrom2": "Å²", "angstrom3": "Å³", "pa": "Pa", "j": "J",
+}  # fmt: skip
 CM2_S_PER_ANGSTROM2_PS = 1e-4
 
 
@@ -243,17 +247,23 @@ def draw(report: Report, options: argparse.Namespace) -> None:
         say("[warn] matplotlib is not installed: no md.png")
         return
     columns = report.columns()
-    shown = [name for name in columns if name.startswith(SHOWN[1:])][:4]
+    shown = [name for start in DRAWN for name in columns if name.startswith(f"{start}_")][:4]
     if not shown:
         return
     every = -(-len(report.rows) // 400)  # more points make no better picture
-    along = next((name for name in columns if name.startswith("time")), "step")
+    along = next((name for name in columns if name.startswith("time_")), "step")
     figure = Figure(figsize=(6.4, 1.0 + 1.5 * len(shown)), dpi=90, layout="constrained")
     panels = figure.subplots(len(shown), sharex=True, squeeze=False)[:, 0]
     panels[0].set_title(f"{options.input.stem} (LAMMPS)")
     for number, (panel, name) in enumerate(zip(panels, shown, strict=True)):
         panel.plot(columns[along][::every], columns[name][::every], f"C{number}", linewidth=1.2)
-        panel.set_ylabel("\n".join(LABEL.sub(r"\1 (\2)", name).split(" ")).replace("_", " "))
+        panel.set_ylabel(label(name, "\n"))
         panel.grid(alpha=0.3)
-    panels[-1].set_xlabel(along.replace("_ps", " (ps)").replace("_fs", " (fs)"))
+    panels[-1].set_xlabel(label(along, " "))
     save_png(figure, report.out / "md.png")
+
+
+def label(column: str, between: str) -> str:
+    """A column's name as people write it: its unit in brackets."""
+    name, _, unit = column.partition("_")
+    return f"{name}{between}({SIGNS.get(unit, unit)})" if unit else name
