@@ -150,8 +150,6 @@ def _pdbqt_of(source: Path) -> tuple[str, list[str]]:
         raise ScriptError(f"{source.name} is no PDB or mmCIF: {first_words(problem)}") from None
     structure.setup_entities()
     del structure[1:]  # models after the first
-    if not len(structure):
-        raise ScriptError(f"{source.name} holds no structure; give a PDB or mmCIF file")
     before = _names(structure)
     structure.remove_alternative_conformations()
     structure.remove_ligands_and_waters()
@@ -159,8 +157,10 @@ def _pdbqt_of(source: Path) -> tuple[str, list[str]]:
     names = _names(structure)
     templates = ResidueChemTemplates.create_from_defaults()
     known = set(templates.residue_templates) | set(templates.ambiguous)
-    if not names or names - known:  # Meeko would look for unknown ones on the internet
-        unknown = ", ".join(sorted(names - known)) or "no residue of a protein or nucleic acid"
+    if not names:
+        raise ScriptError(f"{source.name} holds no protein or nucleic acid; give a PDBQT file")
+    if names - known:  # Meeko would look for them on the internet
+        unknown = ", ".join(sorted(names - known))
         raise ScriptError(f"{source.name}: Meeko has no template for {unknown}; give a PDBQT file")
     try:
         polymer = Polymer.from_pdb_string(

@@ -117,8 +117,6 @@ def run(options: argparse.Namespace) -> bool:
     """Prepare, dock, write; ScriptError when no pose is favourable."""
     began_s = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
-    mol = prepare_ligand(options)
-    ligand = ligand_pdbqt(mol)
     receptor = prepare_receptor(options.receptor, options.out / "receptor.pdbqt")
     if receptor.left_out:
         say(f"[warn] left out of the receptor: {', '.join(receptor.left_out)}")
@@ -128,6 +126,8 @@ def run(options: argparse.Namespace) -> bool:
     say(f"[setup] receptor_atoms={len(receptor.atoms)} center={place} size={size} angstrom")
     if not box.touches(receptor.atoms):
         raise ScriptError(f"the box holds nothing of the receptor: {ask_for_box(receptor)}")
+    mol = prepare_ligand(options)
+    ligand = ligand_pdbqt(mol)
     text = dock(receptor, ligand, box, options)
     poses = read_poses(text)
     write_poses(text, mol, poses, options.out)

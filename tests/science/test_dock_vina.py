@@ -11,8 +11,8 @@ import pytest
 from jobs.errors import JobError
 from jobs.service import Service
 from jobs.states import State
-from tests.support.science import Ran, check_whole, needs_module, run, start, watched
-from tests.support.scripts import MANIFESTS
+from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
+from tests.support.scripts import MANIFESTS, Script
 from tests.support.wait import until
 
 pytestmark = needs_module("vina", "meeko", "rdkit", "gemmi", "scipy")
@@ -20,6 +20,14 @@ pytestmark = needs_module("vina", "meeko", "rdkit", "gemmi", "scipy")
 AMANTADINE = "NC12CC3CC(CC(C3)C1)C2"
 TRIPTYCENE = "c1ccc2c(c1)C1c3ccccc3C2c2ccccc12"
 CAGE = MANIFESTS / "data" / "cucurbit7uril.pdbqt"
+CARBON = "ATOM      1  C   XYZ A   1       0.000   0.000   0.000  1.00  0.00     0.000 C\n"
+#: Three residues in a row, the middle one unknown.
+PEPTIDE = "".join(
+    f"ATOM  {9 * number + at:5}  {name:<3} {residue} A{number:4}    {3.8 * number + at:8.3f}"
+    f"{1.2 * at:8.3f}   0.000  1.00  0.00           {name[0]}\n"
+    for number, residue in enumerate(("GLY", "XYZ", "GLY"), start=1)
+    for at, name in enumerate(("N", "CA", "C", "O"))
+)
 QUICK = {"smiles": AMANTADINE, "exhaustiveness": 1, "poses": 3}
 
 
@@ -74,11 +82,12 @@ async def test_a_ligand_from_a_file_and_a_box_around_another(service: Service) -
     check_whole(service, ran)
     summary = ran.json()
     assert summary["box"]["from"] == "poses.sdf"
-    assert summary["ligand"]["smiles"] == AMANTADINE
+    assert summary["ligand"]["formula"] == "C10H17N"
     assert summary["best_affinity_kcal_mol"] == pytest.approx(-5.8, abs=0.3)
     assert len(ran.table("scores.csv")) <= 2
 
 
+@slow_science
 async def test_the_same_seed_finds_the_same(service: Service) -> None:
     first, second = [await run(service, "dock-vina", params=QUICK) for _ in range(2)]
     assert first.table("scores.csv") == second.table("scores.csv")
@@ -107,8 +116,8 @@ async def test_a_protein_is_prepared_from_pdb(service: Service, tmp_path: Path) 
     summary = ran.json()
     assert summary["receptor"]["left_out"]  # its water
     assert -8 < summary["best_affinity_kcal_mol"] < -1  # a small protein without a pocket
-    hydrogens = [line for line in (ran.work / "receptor.pdbqt").read_text().splitlines()]
-    assert any(line.endswith("HD") for line in map(str.rstrip, hydrogens))
+    atoms = (ran.work / "receptor.pdbqt").read_text(encoding="utf-8").splitlines()
+    assert any(line.rstrip().endswith(" HD") for line in atoms)
     assert ran.job.outcome.warnings
 
 
@@ -124,43 +133,51 @@ async def test_cancelling_leaves_nothing_to_go_on_from(service: Service) -> None
     assert not (ran.work / "poses.sdf").exists()
 
 
-@pytest.mark.parametrize(
-    ("params", "says"),
-    [
-        ({"smiles": "C1CC"}, "not a valid SMILES"),
-        ({"smiles": "CC(=O)[O-].[Na+]"}, "more than one molecule"),
-        ({"smiles": "OB(O)c1ccccc1"}, "Atom type B is not a valid AutoDock type"),
-        ({"smiles": AMANTADINE, "center": [100, 0, 0]}, "the box holds nothing of the receptor"),
-    ],
-)
-async def test_bad_input_fails_in_one_sentence(
-    service: Service, params: dict[str, Any], says: str
-) -> None:
-    ran = await run(service, "dock-vina", params=params)
+async def test_an_invalid_smiles_fails_the_job(service: Service) -> None:
+    ran = await run(service, "dock-vina", params={"smiles": "C1CC"})
     assert (ran.job.state, ran.job.outcome.exit_code) == (State.FAILED, 66)
-    text = service.directory(ran.job).stderr.read_text(encoding="utf-8")
-    assert text.startswith("[error] ")
-    assert text.count("\n") == 1
-    assert says in text
+    assert "'C1CC' is not a valid SMILES" in (ran.job.outcome.error or "")
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("options", "says"),
     [
-        ("", "holds no atoms"),
-        ("ATOM      1  C1  CB7 A   1      xx\n", "no coordinates in"),
-        ("ROOT\n", "PDBQT of a ligand"),
-        ("ATOM      1  C   CB7 A   1       0.000   0.000   0.000  1.00  0.00     0.000 Qq\n", "Qq"),
+        (["--smiles", "CC(=O)[O-].[Na+]"], "more than one molecule"),
+        (["--smiles", "OB(O)c1ccccc1"], "Atom type B is not a valid AutoDock type"),
+        (["--smiles", "C", "--center=100", "--center=0", "--center=0"], "the box holds nothing"),
+        (["--smiles", "C", "--center=100"], "three numbers"),
+        (["--ligand", str(CAGE)], "holds no valid molecule"),
     ],
 )
-async def test_a_bad_receptor_fails_in_one_sentence(
-    service: Service, tmp_path: Path, content: str, says: str
-) -> None:
-    path = tmp_path / "receptor.pdbqt"
+def test_bad_input_is_one_sentence(tmp_path: Path, options: list[str], says: str) -> None:
+    refused = Script("dock_vina.py").run(tmp_path, *options)
+    assert refused.returncode == 66
+    assert refused.stderr.startswith("[error] ")
+    assert refused.stderr.count("\n") == 1
+    assert says in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.pdbqt", "", "holds no atoms"),
+        ("a.pdbqt", "ATOM      1  C1  CB7 A   1      xx\n", "no coordinates in"),
+        ("a.pdbqt", "ROOT\n", "PDBQT of a ligand"),
+        ("a.pdbqt", CARBON.replace("C\n", "Qq\n"), "Atom type Qq is not a valid AutoDock type"),
+        ("a.pdb", "nothing of the kind\n", "holds no protein or nucleic acid"),
+        ("a.pdb", PEPTIDE, "Meeko has no template for XYZ"),
+        ("a.cif", "nothing of the kind\n", "is no PDB or mmCIF"),
+    ],
+)
+def test_a_bad_receptor_is_one_sentence(tmp_path: Path, name: str, content: str, says: str) -> None:
+    path = tmp_path / name
     path.write_text(content, encoding="utf-8")
-    ran = await run(service, "dock-vina", params={"smiles": "CCO", "receptor": str(path)})
-    assert (ran.job.state, ran.job.outcome.exit_code) == (State.FAILED, 66)
-    assert says in service.directory(ran.job).stderr.read_text(encoding="utf-8")
+    options = ("--smiles", "C", "--receptor", str(path))
+    refused = Script("dock_vina.py").run(tmp_path / "out", *options)
+    assert refused.returncode == 66, refused.stderr
+    assert refused.stderr.startswith("[error] ")
+    assert refused.stderr.count("\n") == 1
+    assert says in refused.stderr
 
 
 @pytest.mark.parametrize(
