@@ -60,11 +60,10 @@ def dock(receptor: Receptor, ligand: str, box: Box, options: argparse.Namespace)
         vina.set_receptor(str(receptor.path))
         vina.set_ligand_from_string(ligand)
         vina.compute_vina_maps(center=list(box.center), box_size=list(box.size))
+        vina.dock(exhaustiveness=options.exhaustiveness, n_poses=options.poses)
+        return str(vina.poses(n_poses=options.poses, energy_range=options.energy_range))
     except (TypeError, RuntimeError, ValueError) as problem:
         raise ScriptError(f"Vina cannot use this input: {first_words(problem)}") from None
-    vina.dock(exhaustiveness=options.exhaustiveness, n_poses=options.poses)
-    found: str = vina.poses(n_poses=options.poses, energy_range=options.energy_range)
-    return found
 
 
 def summary(

