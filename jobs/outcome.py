@@ -112,7 +112,8 @@ def judge(
         return verdict(Event.FAIL, "signal", f"Killed by {name}{meaning}.{hint}")
     if record.exit_code != 0:
         meanings = launched.rules.exit_codes if launched else {}
-        meaning = meanings.get(record.exit_code or 0) or failure or ""
+        known = meanings.get(record.exit_code or 0)
+        meaning = "; ".join(filter(None, [known, failure if failure != known else None]))
         reason = f"Exit code {record.exit_code}{': ' if meaning else ''}{meaning}."
         return verdict(Event.FAIL, "exit code", reason)
     if failure:
@@ -161,10 +162,7 @@ def gather(launched: LaunchManifest, job_dir: JobDir, scan: ArtifactScan) -> Evi
                 texts[source] = _ends(launched, job_dir, source)
             found = re.search(rule.regex, texts[source], re.MULTILINE)
             if found:
-                begin = texts[source].rfind("\n", 0, found.start()) + 1
-                return texts[source][begin : found.end()].strip() + _rest_of_line(
-                    texts[source], found.end()
-                )
+                return _whole_lines(texts[source], found.start(), found.end())
         return None
 
     rules = launched.rules
@@ -181,9 +179,10 @@ def gather(launched: LaunchManifest, job_dir: JobDir, scan: ArtifactScan) -> Evi
     )
 
 
-def _rest_of_line(text: str, position: int) -> str:
-    end = text.find("\n", position)
-    return text[position : end if end >= 0 else len(text)].rstrip()
+def _whole_lines(text: str, start: int, end: int) -> str:
+    """What stands from `start` to `end`, with the rest of its first and last line."""
+    finish = text.find("\n", end)
+    return text[text.rfind("\n", 0, start) + 1 : finish if finish >= 0 else len(text)].strip()
 
 
 def read_summary(launched: LaunchManifest) -> dict[str, bool | int | float | str]:
