@@ -28,6 +28,7 @@ SEARCH_BYTES = 4 << 20
 ERROR_BYTES = 64 * 1024
 SUMMARY_BYTES = 1 << 20
 MOST_RESULTS, MOST_WARNINGS = 12, 5
+ERROR_CHARACTERS = 400  #: of the error that is quoted
 _ERROR_LINE = re.compile(
     r"(?i)\b(error|fatal|exception|abort(ed)?|segmentation fault|killed|cannot|could not"
     r"|not found|no such file|out of memory|permission denied)\b"
@@ -112,8 +113,8 @@ def judge(
         return verdict(Event.FAIL, "signal", f"Killed by {name}{meaning}.{hint}")
     if record.exit_code != 0:
         meanings = launched.rules.exit_codes if launched else {}
-        known = meanings.get(record.exit_code or 0)
-        meaning = "; ".join(filter(None, [known, failure if failure != known else None]))
+        told = [meanings.get(record.exit_code or 0), failure]
+        meaning = "; ".join(dict.fromkeys(text for text in told if text))
         reason = f"Exit code {record.exit_code}{': ' if meaning else ''}{meaning}."
         return verdict(Event.FAIL, "exit code", reason)
     if failure:
@@ -172,7 +173,9 @@ def gather(launched: LaunchManifest, job_dir: JobDir, scan: ArtifactScan) -> Evi
         failure=failures[0][0] if failures else None,
         no_success=absent[0] if absent else None,
         missing=missing_outputs(scan),
-        error=shown(failures[0][1]) if failures else find_error_line(launched, job_dir),
+        error=shown(failures[0][1], ERROR_CHARACTERS)
+        if failures
+        else find_error_line(launched, job_dir),
         warnings=[rule.meaning for rule in rules.warnings if match(rule)][:MOST_WARNINGS],
         summary=read_summary(launched),
         resumable=is_resumable(launched),
@@ -219,12 +222,12 @@ def find_error_line(launched: LaunchManifest, job_dir: JobDir) -> str | None:
         text = _ends(launched, job_dir, source, ERROR_BYTES)
         lines = [line.strip() for line in text.split("\n") if line.strip()]
         if "Traceback (most recent call last)" in text:
-            return shown(lines[-1])
+            return shown(lines[-1], ERROR_CHARACTERS)
         for line in lines:
             if _ERROR_LINE.search(line):
-                return shown(line)
+                return shown(line, ERROR_CHARACTERS)
         if source == "stderr" and lines:
-            return shown(lines[-1])
+            return shown(lines[-1], ERROR_CHARACTERS)
     return None
 
 

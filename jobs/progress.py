@@ -154,7 +154,7 @@ class _Count:
         self._edge = pieces[-1][-(len(self._text) - 1) :] if len(self._text) > 1 else b""
         if not self._times:
             return []
-        values = {"step": str(self._times), "total": f"{total:g}"}
+        values = {"step": str(self._times), "total": _plain(total)}
         message = _filled(self._rule.message or "{step} of {total}", values)
         return [Found(min(self._times / total, 1.0), shown(message))]
 
@@ -212,7 +212,7 @@ def from_match(rule: ProgressRule, match: re.Match[str]) -> Found:
         fraction = numbers["step"] / total
     message = None
     if rule.message is not None:
-        message = _filled(rule.message, {"total": f"{total:g}" if total else "?", **groups}) or None
+        message = _filled(rule.message, {"total": _plain(total), **groups}) or None
     elif fraction is not None:
         message = match[0].strip()
     metrics = {key: value for key, value in numbers.items() if key not in _SETS_FRACTION}
@@ -228,6 +228,12 @@ def from_match(rule: ProgressRule, match: re.Match[str]) -> Found:
         eta_s=numbers.get("eta_s"),
         metrics=metrics,
     )
+
+
+def _plain(total: float | None) -> str:
+    if total is None:
+        return "?"
+    return f"{total:.0f}" if total.is_integer() else f"{total:g}"
 
 
 def _filled(template: str, values: dict[str, str]) -> str:
