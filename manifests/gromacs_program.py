@@ -14,9 +14,12 @@ from types import FrameType
 from script_support import EXIT_STOPPED, ScriptError
 
 EXIT_FAILED = 65
+AFTER_BLOW_UP = (
+    "What to do: lower timestep_fs, raise equilibrate_steps, or start from a better structure"
+)
 
 _FATAL = re.compile(r"^Program: .*?\n\n[^\n]+:\n(.+?)\n\nFor more", re.DOTALL | re.MULTILINE)
-_WARNING = re.compile(r"^WARNING 1 \[[^\n]*\n(.+?)\n\n", re.DOTALL | re.MULTILINE)
+_FIRST = re.compile(r"^(?:ERROR|WARNING) 1 \[[^\n]*\n(.+?)\n\n", re.DOTALL | re.MULTILINE)
 
 
 class StoppedError(Exception):
@@ -104,8 +107,7 @@ def failure(out: Path, stage: str, code: int) -> ScriptError:
     text = log.read_text(encoding="utf-8", errors="replace")
     if "LINCS WARNING" in text or "can not be settled" in text or "not finite" in text:
         return ScriptError(
-            f"the simulation blew up in stage {stage} ({complaint(log)}): lower timestep_fs, raise"
-            " equilibrate_steps, or start from a better structure",
+            f"the simulation blew up in stage {stage}: {complaint(log)} {AFTER_BLOW_UP}",
             EXIT_FAILED,
         )
     if code == 0:
@@ -130,17 +132,16 @@ def complaint(log: Path) -> str:
     """Why a program of GROMACS gave up, in one line from what it printed."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     found = _FATAL.search(text)
-    if found and found[1].startswith("Too many warnings"):
-        found = _WARNING.search(text) or found
+    if found and re.match(r"Too many warnings|There (was|were) \d+ error", found[1]):
+        found = _FIRST.search(text) or found
     if found:
         said = found[1]
     else:  # it died without a word: its last line about a step is the best there is
         lines = [line for line in text.splitlines() if line.strip()]
         about = [line for line in lines if re.match(r"(?i)step \d+[:,] ", line)]
         said = (about or lines or ["it said nothing"])[-1]
-    said = " ".join(said.split())
-    said = said if len(said) <= 400 else said[:400] + "..."
-    return said if said.endswith((".", "...")) else said + "."
+    said = " ".join(said.split()).rstrip(" .")
+    return said + "." if len(said) <= 400 else said[:400] + "..."
 
 
 def last_checkpoint(log: Path) -> int:

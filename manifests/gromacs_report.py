@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from gromacs_program import EXIT_FAILED, last_checkpoint
+from gromacs_program import AFTER_BLOW_UP, EXIT_FAILED, last_checkpoint
 from script_support import ScriptError, replacing, save_png, say, write_json
 
 #: What gmx energy calls each column.
@@ -68,8 +68,7 @@ def energies(out: Path) -> Table:
     bad = next((row for row in rows if not all(map(math.isfinite, row))), None)
     if bad:
         raise ScriptError(
-            f"the simulation blew up (an energy is no number at {bad[0]:g} ps): lower timestep_fs,"
-            " raise equilibrate_steps, or start from a better structure",
+            f"the simulation blew up: an energy is no number at {bad[0]:g} ps. {AFTER_BLOW_UP}",
             EXIT_FAILED,
         )
     return rows

@@ -26,6 +26,7 @@ import filecmp
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -46,7 +47,7 @@ from script_support import (
 
 FORCE_FIELDS = ("amber99sb-ildn", "amber99sb", "amber03")
 #: The waters of these force fields, and a box of water with as many sites to a molecule.
-WATERS = {"tip3p": "spc216.gro", "spce": "spc216.gro", "tip4pew": "tip4p.gro"}
+WATERS = {"tip3p": "spc216.gro", "spce": "spc216.gro", "tip4p": "tip4p.gro"}
 SHARED: dict[str, object] = {
     "cutoff-scheme": "Verlet",
     "coulombtype": "PME",
@@ -56,6 +57,8 @@ SHARED: dict[str, object] = {
     "DispCorr": "EnerPres",
     "constraints": "h-bonds",
 }
+#: About how often, at most, a long stage says in its logs how far it is.
+MARKS = 5_000
 #: Restrains the heavy atoms of the solute.
 HELD: dict[str, object] = {"define": "-DPOSRES", "refcoord-scaling": "com"}
 #: Options that a run may change when it goes on; all others shape what is already there.
@@ -80,6 +83,8 @@ def accept_settings(options: argparse.Namespace) -> None:
             shutil.copyfile(options.pdb, copy)
         except OSError as problem:
             raise ScriptError(f"cannot copy {options.pdb}: {problem.strerror}; check pdb") from None
+        if not re.search(rb"^(ATOM  |HETATM)", copy.read_bytes(), re.MULTILINE):
+            raise ScriptError(f"{options.pdb} holds no atoms in PDB format; give a protein's file")
         write_json(wanted, kept)
         return
     try:
@@ -108,7 +113,7 @@ def dynamics(options: argparse.Namespace, steps: int) -> dict[str, object]:
         "integrator": "md",
         "nsteps": steps,
         "dt": options.timestep_fs / 1000,
-        "nstlog": every,
+        "nstlog": max(every, steps // MARKS),
         "nstenergy": every,
         # Of this it must be a multiple; a hundred is enough for the averages.
         "nstcalcenergy": math.gcd(every, 100),
@@ -204,8 +209,9 @@ def produce(gmx: Gromacs) -> None:
         settings = dynamics(options, options.steps) | barostat(options)
         grompp(gmx, "md", settings, "-c", "npt.gro", "-t", "npt.cpt")
     say(f"[stage] production, {options.steps} steps of {options.timestep_fs:g} fs")
-    limit = () if options.maxh is None else ("-maxh", f"{options.maxh:g}")
-    gmx.mdrun("md", "-v", *limit)
+    often = ["-v", "-stepout", str(max(100, options.steps // MARKS))]
+    limit = [] if options.maxh is None else ["-maxh", f"{options.maxh:g}"]
+    gmx.mdrun("md", *often, *limit)
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -230,7 +236,8 @@ def run(options: argparse.Namespace) -> bool:
     if isinstance(unfinished, ScriptError):
         raise unfinished
     if unfinished:
-        say(f"[stopped] by {gmx.stops[0]}; the last checkpoint lets the run go on")
+        ready = any(options.out.glob("*.cpt"))
+        say(f"[stopped] signal={gmx.stops[0]} checkpoint={'yes' if ready else 'none yet'}")
         return False
     say(f"[done] all {options.steps} steps")
     return True
