@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jobs.directory import read_record
+from jobs.directory import read_launch_manifest, read_record
 from jobs.keeping import WAKE, send
 from jobs.model import Job, StartedRecord
 from jobs.paths import Home
@@ -159,10 +159,15 @@ async def test_a_killed_run_goes_on_from_its_checkpoint(service: Service) -> Non
 async def test_maxh_is_no_success_and_the_run_goes_on(service: Service) -> None:
     ran = await run(service, "md-gromacs", params=ENDLESS | {"maxh": 0.0005})
     assert ran.job.state is State.FAILED
+    assert ran.job.outcome.decided_by == "exit code"
     assert "can go on" in (ran.job.outcome.reason or "")
-    assert "unfinished" in ran.record.model_dump_json()
+    assert (ran.job.outcome.error or "").startswith("[error] unfinished: maxh was over at step ")
     log = (ran.work / "md.log").read_text(encoding="utf-8")
     assert "Finished mdrun" in log  # so this line means nothing
+    # Had the script lied, too, the manifest would have told.
+    (marker,) = read_launch_manifest(service.directory(ran.job)).rules.success
+    out = (ran.work / "md.out").read_text(encoding="utf-8")
+    assert not re.search(marker.regex, out, re.MULTILINE)
     assert not (ran.work / "md.gro").exists()
     done = ran.json()["steps"]
     assert 0 < done < ENDLESS["steps"]
@@ -178,7 +183,8 @@ async def test_a_blow_up_is_called_so(service: Service) -> None:
     ran = await run(service, "md-gromacs", params=TINY | hot)
     assert ran.job.state is State.FAILED
     assert ran.job.outcome.exit_code == 65
-    assert "blew up" in ran.record.model_dump_json()
+    assert ran.job.outcome.decided_by == "exit code"
+    assert (ran.job.outcome.error or "").startswith("[error] the simulation blew up in stage n")
     assert "LINCS WARNING" in "".join(path.read_text() for path in ran.work.glob("n?t.out"))
 
 
@@ -205,6 +211,7 @@ async def test_an_unusable_structure_is_refused_in_the_words_of_gromacs(
     assert stderr.startswith("[error] ")
     assert says in stderr
     assert stderr.count("\n") == 1
+    assert ran.job.outcome.error == stderr.strip()
 
 
 @pytest.fixture(scope="module")
