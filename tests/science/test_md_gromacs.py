@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.directory import read_launch_manifest, read_record
-from jobs.keeping import WAKE, send
 from jobs.model import Job, StartedRecord
-from jobs.paths import Home
 from jobs.service import Service
 from jobs.states import State
 from tests.support.science import Ran, check_whole, needs, run, start, watched
@@ -62,19 +60,15 @@ def steps_in(ran: Ran, table: str) -> list[int]:
     return [round(float(row["time_ps"]) / 0.002) for row in ran.table(table)]
 
 
-async def producing(service: Service, job: Job, step: int = 500) -> None:
-    """Once production has come to the step, and has a checkpoint."""
-    home = Home(service.directory(job).root.parents[2])
+async def producing(service: Service, job: Job) -> None:
+    """Once production has done some steps, and has a checkpoint."""
     work = service.directory(job).work
 
-    async def there() -> bool:
-        send(home, WAKE)
-        progress = (await service.job(job.id)).progress
-        fraction = progress.fraction if progress else None
-        reached = fraction is not None and fraction * ENDLESS["steps"] >= step
-        return reached and (work / "md.cpt").exists()
+    def there() -> bool:
+        out = work / "md.out"
+        return (work / "md.cpt").exists() and "step 600," in out.read_text(encoding="utf-8")
 
-    await until(there, 60, "no production")
+    await until(there, 120, "no production")
 
 
 # ---- to the end ----------------------------------------------------------------------------------
@@ -211,7 +205,7 @@ async def test_an_unusable_structure_is_refused_in_the_words_of_gromacs(
     assert stderr.startswith("[error] ")
     assert says in stderr
     assert stderr.count("\n") == 1
-    assert ran.job.outcome.error == stderr.strip()
+    assert stderr.startswith((ran.job.outcome.error or "?").rstrip("…"))
 
 
 @pytest.fixture(scope="module")
