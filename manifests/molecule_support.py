@@ -183,4 +183,5 @@ def draw(path: Path, x_label: str, panels: list[Panel]) -> None:
             axes.axhline(panel.threshold, color="0.4", ls="--", lw=0.9, label="threshold")
             axes.legend(fontsize="small")
     many[-1].set_xlabel(x_label)
+    many[-1].xaxis.get_major_locator().set_params(integer=True)
     save_png(figure, path)
