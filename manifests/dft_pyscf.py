@@ -32,7 +32,14 @@ from typing import Any
 
 import geometric.errors
 from dft_report import GEOMETRY, Record, frontier_gap_ev, write_summary
-from molecule_support import EXIT_FAILED, SYMBOLS, Molecule, check_electrons, read_xyz
+from molecule_support import (
+    EXIT_FAILED,
+    SYMBOLS,
+    Molecule,
+    check_electrons,
+    check_same_model,
+    read_xyz,
+)
 from pyscf import dft, gto, lib, scf
 from pyscf.data.nist import BOHR
 from pyscf.dft import dft_parser
@@ -142,7 +149,7 @@ def check_scf(method: Any, options: argparse.Namespace) -> None:
     if not method.converged:
         raise ScriptError(
             f"the SCF did not converge in {options.max_cycles} cycles. What to do: raise"
-            " max_cycles, check the geometry, charge and spin, or take another functional or basis.",
+            " max_cycles, check the geometry, charge and spin, or take another functional.",
             EXIT_FAILED,
         )
 
@@ -198,6 +205,8 @@ def run(options: argparse.Namespace) -> bool:
     molecule = read_molecule(options)
     if Path("opt.chk").exists() and not options.resume:
         raise ScriptError(f"{options.out} holds a run: add --resume, or choose another --out")
+    model = ("task", "method", "basis", "charge", "spin")
+    check_same_model({name: getattr(options, name) for name in model})
     lib.num_threads(options.threads)
     record = Record(molecule, options)
     record.method = make_method(build(record.start, options), options)

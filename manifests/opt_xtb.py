@@ -33,7 +33,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from molecule_support import EXIT_FAILED, Molecule, approach, check_electrons, read_xyz
+from molecule_support import (
+    EXIT_FAILED,
+    Molecule,
+    approach,
+    check_electrons,
+    check_same_model,
+    read_xyz,
+)
 from script_support import (
     DATA,
     ScriptError,
@@ -199,6 +206,8 @@ def run(options: argparse.Namespace) -> bool:
     options.out.mkdir(parents=True, exist_ok=True)
     os.chdir(options.out)
     molecule = read_molecule(options)
+    model = ("task", "method", "charge", "unpaired", "solvent")
+    check_same_model({name: getattr(options, name) for name in model})
     earlier = earlier_frames(molecule, options)
     for name in (".xtboptok", ".sccnotconverged", "xtbopt.xyz", "charges"):
         Path(name).unlink(missing_ok=True)  # of a former start: what is there is to be this one's
