@@ -78,7 +78,8 @@ class Record:
         self.scf = rows_of(Path("scf.csv"), len(known))
         write_table(Path("scf.csv"), SCF_COLUMNS, self.scf)
         write_table(Path("energies.csv"), STEP_COLUMNS, self.steps)
-        Path("trajectory.xyz").write_text("".join(known), encoding="utf-8")
+        if options.task == "optimise":
+            Path("trajectory.xyz").write_text("".join(known), encoding="utf-8")
 
     def scf_cycle(self, cycle: int, energy: float, change: float) -> None:
         """One more cycle of the present SCF."""

@@ -106,10 +106,8 @@ async def test_an_scf_that_does_not_converge_is_a_failure(service: Service) -> N
     assert "energy_hartree" not in ran.json()
     # What PySCF itself has printed shows it too.
     said = (ran.work / "scf.log").read_text(encoding="utf-8")
-    rules = [rule for rule in load(MANIFESTS / "dft-pyscf.toml").file.failure]
-    meanings = [
-        r.meaning for r in rules if r.source == "scf.log" and re.search(r.regex, said, re.M)
-    ]
+    rules = [r for r in load(MANIFESTS / "dft-pyscf.toml").file.failure if r.source == "scf.log"]
+    meanings = [rule.meaning for rule in rules if re.search(rule.regex, said, re.M)]
     assert meanings == ["the SCF did not converge in max_cycles"]
 
 
@@ -124,7 +122,7 @@ async def test_a_triplet_is_unrestricted(service: Service) -> None:
 
 async def long_run(service: Service) -> Job:
     """A job that has done some geometries of many."""
-    params = {"method": "hf", "basis": "6-31g*", "xyz_text": METHANOL, "convergence": "tight"}
+    params = {**FAST, "xyz_text": METHANOL, "convergence": "tight"}
     job = await start(service, "dft-pyscf", params=params)
     log = service.directory(job).stdout
     await until(lambda: log.exists() and "step=3 cycle=2 " in log.read_text("utf-8"), 90)
