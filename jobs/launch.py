@@ -158,7 +158,7 @@ class _Resolver:
         referenced: list[InputFile] = []
         placements = _inputs(request)
         if kind is not None:
-            before = params_as_before(kind, parent) if parent else {}
+            before = params_as_before(kind, parent, request.params) if parent else {}
             params = kind.resolve_params({**before, **request.params})
             referenced, kept = self._files(kind, params, job_root)
             placements += kept

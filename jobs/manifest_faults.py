@@ -34,8 +34,11 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
         for name in group:
             if name not in file.params:
                 yield ("one_of", index), f"no parameter {name!r}.{nearest(name, file.params)}"
-            elif not file.params[name].get("optional"):
-                yield ("params", name), "one of a group in one_of must be `optional = true`"
+            elif not file.params[name].get("optional") and "default" not in file.params[name]:
+                text = "one of a group in one_of must be `optional = true` or have a default"
+                yield ("params", name), text
+        if sum("default" in file.params.get(name, {}) for name in group) > 1:
+            yield ("one_of", index), "only one of a group can have a default"
     yield from _placeholder_faults(file)
     rules: dict[Place, ProgressRule | Finding] = {}
     rules |= {("progress", i, "regex"): rule for i, rule in enumerate(file.progress)}

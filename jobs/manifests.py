@@ -75,16 +75,21 @@ class Manifest:
             where = f"The parameter {str(fault.path[0])!r} of" if fault.path else "A parameter of"
             message = shown(fault.message, 200)
             raise InvalidParameterError(f"{where} {self.name} is not valid: {message}.")
+        replaced = set()  #: whose default gives way to another of its group
         for group in self.file.one_of:
             there = [name for name in group if given.get(name) is not None]
-            if len(there) != 1:
+            if there:
+                replaced |= set(group)
+            if len(there) > 1 or not (there or any("default" in known[name] for name in group)):
                 names = ", ".join(there) if there else "none"
                 raise InvalidParameterError(
                     f"{self.name} needs exactly one of {', '.join(group)}; given: {names}."
                 )
         own = {"manifest_dir": str(self.folder)}
         defaults = {
-            name: fill(table["default"], own) for name, table in known.items() if "default" in table
+            name: fill(table["default"], own)
+            for name, table in known.items()
+            if "default" in table and name not in replaced
         }
         return {**defaults, **given}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +87,17 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
     )
 
 
-def params_as_before(kind: Manifest, parent: Parent) -> dict[str, Any]:
+def params_as_before(kind: Manifest, parent: Parent, given: Collection[str]) -> dict[str, Any]:
     """The parent's parameters as they would be given: texts that were saved are texts again.
 
-    What the manifest does not know any more, and files that are gone, are left to its defaults.
+    What the manifest does not know any more, and files that are gone, are left to its defaults;
+    what is `given` now, or another of its group in one_of, is left out.
     """
     params: dict[str, Any] = {}
+    replaced = {*given}.union(*(group for group in kind.file.one_of if {*group} & {*given}))
     for name, value in parent.launched.params.items():
         table = kind.file.params.get(name)
-        if table is None:
+        if table is None or name in replaced:
             continue
         if table.get("save_as"):
             try:

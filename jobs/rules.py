@@ -164,7 +164,7 @@ class ManifestFile(Model):
     cite: list[str] = []  #: DOIs
     software: Software | None = None
     params: dict[str, dict[str, Any]] = {}
-    #: Of the parameters of each group exactly one is given.
+    #: Of the parameters of each group exactly one is given, or none if one has a default.
     one_of: list[list[str]] = []
     run: Run
     stop: Stop = Stop()
