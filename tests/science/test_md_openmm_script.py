@@ -125,6 +125,32 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert (halves / "final.pdb").read_bytes() == (whole / "final.pdb").read_bytes()
 
 
+def test_a_segment_of_the_same_start_is_replaced_and_not_written_over(tmp_path: Path) -> None:
+    assert run(tmp_path, *SHORT, "--steps", "30").returncode == 0
+    # What a start from step 30 has left that was killed before its first checkpoint.
+    segment, shared = tmp_path / "trajectory.000000030.dcd", tmp_path / "shared.dcd"
+    segment.write_bytes(b"frames of another job")
+    shared.hardlink_to(segment)
+    assert run(tmp_path, *SHORT, "--resume").returncode == 0
+    assert shared.read_bytes() == b"frames of another job"
+    assert segment.read_bytes()[4:8] == b"CORD"
+
+
+def test_error_of_the_mean_temperature(report: ModuleType) -> None:
+    options = Namespace(temperature_k=300.0, friction_per_ps=1.0)
+    step = np.arange(0, 25_001, 500, dtype=float)
+    temperature = np.where(step < 6_250, 100.0, 310.0)  # the first quarter does not count
+    zero = np.zeros_like(step)
+    table = np.array([step, step * 0.004, zero, zero, temperature, zero])
+    mean_k, error_k = report.mean_temperature(table, 51, options)
+    assert mean_k == 310
+    # 59 K of scatter, 38 rows, 74 ps with the thermostat's memory of 2 ps
+    assert error_k == pytest.approx(59.4 / np.sqrt(37.5), abs=0.1)
+    assert report.mean_temperature(table[:, :1], 51, options) is None
+    options.friction_per_ps = 1e-3  # as if without a thermostat: its part does not average out
+    assert report.mean_temperature(table, 51, options)[1] > 59.4 * np.sqrt(0.5)
+
+
 def test_term_stops_with_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
     code, output = run_until(tmp_path, "step=100/", signal.SIGTERM)
     assert code == 75
