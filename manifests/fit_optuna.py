@@ -53,7 +53,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)
 COLDEST = 0.05  # kT/epsilon below which the quadrature is not trusted
 LARGEST = 1e6  # K and cm3/mol: beyond is no measurement, and sums of squares stay finite
 LARGEST_SIGMA_ANGSTROM = 100.0
-EDGE = 0.01  # part of a range that counts as its edge
+EDGE = 0.05  # part of a range that counts as its edge
 
 
 # ---- physics -------------------------------------------------------------------------------------

@@ -13,11 +13,17 @@ from jobs.directory import read_record
 from jobs.model import Job, StartedRecord
 from jobs.service import Service
 from jobs.states import State
-from tests.support.science import Ran, check_whole, needs_module, run, start, watched
+from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
 from tests.support.wait import until
 
 pytestmark = needs_module("optuna", "matplotlib")
 
+NARROW = {
+    "epsilon_min_k": 100,
+    "epsilon_max_k": 140,
+    "sigma_min_angstrom": 3.2,
+    "sigma_max_angstrom": 3.8,
+}
 ENDLESS = {"trials": 100_000, "sampler": "random"}
 
 
@@ -36,7 +42,9 @@ def stored(parent: Ran) -> int:
 
 async def check_gone_on(service: Service, parent: Ran, done: int) -> None:
     """Gone on with, it makes exactly the trials that are missing, and each number is there once."""
-    ran = await run(service, None, resume_from=parent.job.id, params={"trials": done + 40})
+    ran = await run(
+        service, None, resume_from=parent.job.id, params={"trials": done + 40}, time_limit_s=0
+    )
     check_whole(service, ran)
     assert ran.job.parent == parent.job.id
     table = ran.table("trials.csv")
@@ -49,7 +57,7 @@ async def check_gone_on(service: Service, parent: Ran, done: int) -> None:
 
 
 async def test_a_run_comes_to_its_end(service: Service) -> None:
-    ran = await run(service, "fit-optuna", params={"trials": 100})
+    ran = await run(service, "fit-optuna", params={"trials": 100, **NARROW})
     check_whole(service, ran)
     assert {"rms_cm3_mol", "best_rms_cm3_mol"} <= ran.metrics
     best, shown = ran.json()["best"], ran.job.outcome.summary
@@ -97,17 +105,19 @@ async def test_a_killed_study_goes_on_without_its_open_trial(service: Service) -
     await check_gone_on(service, parent, stored(parent))
 
 
+@slow_science
 async def test_a_study_at_its_time_limit_can_go_on(service: Service) -> None:
-    parent = await run(service, "fit-optuna", params=ENDLESS, time_limit_s=6)
+    parent = await run(service, "fit-optuna", params=ENDLESS, time_limit_s=10)
     assert parent.job.state is State.TIMED_OUT
     assert parent.job.outcome.resumable
     await check_gone_on(service, parent, len(parent.table("trials.csv")))
 
 
 async def test_a_best_at_the_edge_of_its_range_is_a_warning(service: Service) -> None:
-    ran = await run(service, "fit-optuna", params={"trials": 60, "sigma_max_angstrom": 3.0})
+    params = {"trials": 60, **NARROW, "sigma_min_angstrom": 2.5, "sigma_max_angstrom": 3.0}
+    ran = await run(service, "fit-optuna", params=params)
     assert ran.job.state is State.COMPLETED
-    assert [warning for warning in ran.job.outcome.warnings if "sigma lies at the edge" in warning]
+    assert any("sigma lies at the edge" in warning for warning in ran.job.outcome.warnings)
 
 
 async def test_a_table_that_cannot_be_used_fails_in_one_sentence(

@@ -48,7 +48,7 @@ async def until_step(service: Service, job: Job, step: int) -> None:
 
 async def resumed(service: Service, parent: Ran, **params: float) -> Ran:
     """The parent's run gone on with to its end, whole."""
-    ran = await run(service, None, resume_from=parent.job.id, params=params)
+    ran = await run(service, None, resume_from=parent.job.id, params=params, time_limit_s=0)
     check_whole(service, ran)
     assert ran.job.parent == parent.job.id
     return ran
