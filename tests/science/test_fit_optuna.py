@@ -64,6 +64,7 @@ async def test_a_run_comes_to_its_end(service: Service) -> None:
     best, shown = ran.json()["best"], ran.job.outcome.summary
     assert shown["best.epsilon_k"] == best["epsilon_k"]
     assert shown["finished"] is True
+    assert ran.record.software_version == ran.json()["version"]
     # Argon: 119.8 K and 3.405 angstrom are the usual parameters of the liquid; a fit to the gas
     # gives about 117 to 120 K and 3.4 to 3.5 angstrom.
     assert best["epsilon_k"] == pytest.approx(119, abs=8)

@@ -78,6 +78,7 @@ async def test_a_run_comes_to_its_end(service: Service) -> None:
     summary, shown = ran.json(), ran.job.outcome.summary
     assert shown == {name: summary[name] for name in shown}
     assert len(shown) == 8
+    assert ran.record.software_version == summary["version"]
     off_k = abs(summary["mean_temperature_k"] - 300)
     assert off_k < 4 * summary["mean_temperature_error_k"] < 200
     assert not ran.job.outcome.warnings
@@ -151,6 +152,7 @@ async def test_a_blow_up_is_a_failure_that_says_so(service: Service, tmp_path: P
     outcome = ran.job.outcome
     assert ran.job.state is State.FAILED
     assert outcome.exit_code == 65
+    assert outcome.decided_by == "exit code"
     assert "blew up" in (outcome.reason or "")
     assert "NaN" in (outcome.error or "")
     assert not outcome.resumable

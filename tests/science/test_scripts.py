@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.support.wait import until
 STEADY = """
 import json, os, sys, time
 for step in range(1, 5):
-    print(f"outlast: progress {step / 5} step {step}", flush=True)
+    print(f"outlast: progress {step / 5} step {step} residual={0.1 ** step}", flush=True)
     time.sleep(0.5)
 with open("summary.json", "w") as file:
     json.dump({"args": sys.argv[1:], "cwd": os.getcwd(), "answer_m": 0.25}, file)
@@ -28,7 +29,7 @@ with open("summary.json", "w") as file:
 STEADY_SHELL = """
 set -euo pipefail
 for step in 1 2 3 4; do
-  echo "outlast: progress 0.$step step $step"
+  echo "outlast: progress 0.$step step $step cells=${step}00"
   sleep 0.5
 done
 printf '{"count": %d, "first": "%s", "second": "%s"}' $# "$1" "$2" > summary.json
@@ -45,6 +46,8 @@ async def test_a_python_script_given_as_text(service: Service) -> None:
     check_whole(service, ran)
     assert ran.json() == {"args": ARGS, "cwd": str(ran.work), "answer_m": 0.25}
     assert ran.job.outcome.summary["answer_m"] == 0.25
+    assert ran.metrics == {"residual"}
+    assert ran.record.software_version == platform.python_version()
     saved = service.directory(ran.job).root / "inputs" / "script.py"
     assert saved.read_text(encoding="utf-8") == STEADY
     assert hashlib.sha256(STEADY.encode()).hexdigest() in digests(service, ran.job)
@@ -68,6 +71,7 @@ async def test_a_shell_script_given_as_text_and_as_a_file(service: Service, tmp_
     for given in ({"script": STEADY_SHELL}, {"file": str(script)}):
         ran = await run(service, "shell-script", params={**given, "args": args})
         check_whole(service, ran)
+        assert ran.metrics == {"cells"}
         assert ran.json() == {"count": 3, "first": args[0], "second": args[1]}
         assert hashlib.sha256(STEADY_SHELL.encode()).hexdigest() in digests(service, ran.job)
 
