@@ -51,6 +51,9 @@ CM3_PER_ANGSTROM3 = 1e-24
 COLUMNS = ("temperature_k", "b2_cm3_mol")
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(128)
 COLDEST = 0.05  # kT/epsilon below which the quadrature is not trusted
+LARGEST = 1e6  # K and cm3/mol: beyond is no measurement, and sums of squares stay finite
+LARGEST_SIGMA_ANGSTROM = 100.0
+EDGE = 0.05  # part of a range that counts as its edge
 
 
 # ---- physics -------------------------------------------------------------------------------------
@@ -105,8 +108,9 @@ def read_data(path: Path) -> Data:
         values = np.array([[float(row[name]) for name in COLUMNS] for row in rows])
     except (KeyError, TypeError, ValueError) as problem:
         raise ScriptError(f"{path}: {type(problem).__name__} {problem}; {wanted}") from None
-    if len(values) < 3 or not np.isfinite(values).all() or (values[:, 0] <= 0).any():
-        raise ScriptError(f"{path}: at least 3 rows, temperatures above 0 K, no NaN; {wanted}")
+    if len(values) < 3 or not (np.abs(values) <= LARGEST).all() or (values[:, 0] <= 0).any():
+        needed = f"at least 3 rows, temperatures above 0 K, no NaN, nothing beyond {LARGEST:g}"
+        raise ScriptError(f"{path}: {needed}; {wanted}")
     digest = hashlib.sha256(content).hexdigest()
     return Data(path.name, digest, *values[np.argsort(values[:, 0])].T)
 
@@ -161,15 +165,18 @@ def run_trial(study: optuna.Study, data: Data, options: argparse.Namespace) -> f
 
 
 def write_trials(study: optuna.Study, path: Path) -> None:
-    header = ["trial", "state", "epsilon_k", "sigma_angstrom", "rms_cm3_mol", "duration_s"]
+    header = ["trial", "state", "epsilon_k", "sigma_angstrom", "rms_cm3_mol", "best_rms_cm3_mol"]
+    best: float | None = None
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
+        table.writerow([*header, "duration_s"])
         for trial in study.get_trials(deepcopy=False):
             parameters = [trial.params.get(name) for name in header[2:4]]
             seconds = trial.duration.total_seconds() if trial.duration else None
-            state = trial.state.name.lower()
-            table.writerow([trial.number + 1, state, *parameters, trial.value, seconds])
+            state, value = trial.state.name.lower(), trial.value
+            if value is not None:
+                best = value if best is None else min(best, value)
+            table.writerow([trial.number + 1, state, *parameters, value, best, seconds])
 
 
 def write_summary(
@@ -196,6 +203,8 @@ def write_summary(
         "study": study.study_name,
         "sampler": options.sampler,
         "seed": options.seed,
+        "epsilon_range_k": [options.epsilon_min_k, options.epsilon_max_k],
+        "sigma_range_angstrom": [options.sigma_min_angstrom, options.sigma_max_angstrom],
         "data": {"file": data.name, "sha256": data.sha256, "points": len(data.temperature_k)},
         "finished": states["complete"] >= options.trials,
         "trials_asked": options.trials,
@@ -254,9 +263,21 @@ def check_ranges(data: Data, options: argparse.Namespace) -> None:
         raise ScriptError("--epsilon-min-k must be below --epsilon-max-k")
     if options.sigma_min_angstrom >= options.sigma_max_angstrom:
         raise ScriptError("--sigma-min-angstrom must be below --sigma-max-angstrom")
+    if options.sigma_max_angstrom > LARGEST_SIGMA_ANGSTROM:
+        raise ScriptError(f"--sigma-max-angstrom must be at most {LARGEST_SIGMA_ANGSTROM:g}")
     limit_k = float(data.temperature_k[0]) / COLDEST
     if options.epsilon_max_k > limit_k:
         raise ScriptError(f"--epsilon-max-k must be at most {limit_k:g} with these temperatures")
+
+
+def warn_of_edges(best: dict[str, float], options: argparse.Namespace) -> None:
+    """Tell which of the best parameters only the range has kept from going on."""
+    for name, value, low, high in (
+        ("epsilon/k", best["epsilon_k"], options.epsilon_min_k, options.epsilon_max_k),
+        ("sigma", best["sigma_angstrom"], options.sigma_min_angstrom, options.sigma_max_angstrom),
+    ):
+        if min(value - low, high - value) < EDGE * (high - low):
+            say(f"[warn] the best {name} lies at the edge of its range, {value:.5g}: widen it")
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -267,12 +288,16 @@ def run(options: argparse.Namespace) -> bool:
     check_ranges(data, options)
     options.out.mkdir(parents=True, exist_ok=True)
     study = open_study(options, data)
-    done = len(completed(study))
+    done = earlier = len(completed(study))
     say(f"[setup] points={len(data.temperature_k)} completed={done}/{options.trials}")
     while done < options.trials and not stops:
         value = run_trial(study, data, options)
         done += 1
-        say(f"[trial] {done}/{options.trials} value={value:.4g} best={study.best_value:.4g}")
+        eta_s = (time.monotonic() - began_s) / (done - earlier) * (options.trials - done)
+        say(
+            f"[trial] {done}/{options.trials} rms_cm3_mol={value:.4g}"
+            f" best_rms_cm3_mol={study.best_value:.4g} eta_s={eta_s:.0f}"
+        )
     if done < options.trials:
         say(f"[stopped] {done}/{options.trials} signal={stops[0]} study=study.db")
     write_trials(study, options.out / "trials.csv")
@@ -280,6 +305,7 @@ def run(options: argparse.Namespace) -> bool:
     draw(study, data, options.out)
     if done < options.trials:
         return False
+    warn_of_edges(study.best_params, options)
     best = " ".join(f"{name}={value:.5g}" for name, value in study.best_params.items())
     say(f"[done] {done}/{options.trials} {best} rms={study.best_value:.4g}")
     return True

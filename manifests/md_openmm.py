@@ -196,10 +196,10 @@ def simulate(options: argparse.Namespace) -> bool:
         write_pdb(simulation, options.out / "final.pdb")
     else:
         say(f"[stopped] {progress} signal={stops[0]} checkpoint=checkpoint.chk")
+    wall_s, speed = recorder.wall_s(), recorder.ns_per_day()
     write_summary(recorder, options)
     draw(options)
     if finished:
-        wall_s, speed = recorder.wall_s(), recorder.ns_per_day()
         say(f"[done] {progress} wall_s={wall_s:.1f} ns_per_day={speed:.0f}")
     return finished
 

@@ -83,7 +83,7 @@ def test_short_run_leaves_everything(tmp_path: Path) -> None:
     done = run(tmp_path, "--trials", "25")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("[trial] ") == 25
-    assert "[trial] 25/25 value=" in done.stdout
+    assert "[trial] 25/25 rms_cm3_mol=" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {
         "study.db", "trials.csv", "summary.json", "history.png", "fit.png",
     }  # fmt: skip
@@ -161,6 +161,7 @@ def test_a_killed_run_leaves_no_trial_running(tmp_path: Path) -> None:
         ("temperature_k,b2_cm3_mol\n100,-184\n200\n300,-16\n", "plain numbers"),
         ("temperature_k,b2_cm3_mol\n100,-184\n200,nan\n300,-16\n", "no NaN"),
         ("temperature_k,b2_cm3_mol\n-100,-184\n200,-48\n300,-16\n", "above 0 K"),
+        ("temperature_k,b2_cm3_mol\n100,-184\n200,-48\n300,1e300\n", "nothing beyond 1e+06"),
     ],
 )
 def test_unusable_table_is_one_clear_line(tmp_path: Path, content: str | None, says: str) -> None:
@@ -191,6 +192,9 @@ def test_a_file_that_is_no_study_and_a_bad_range_are_refused(tmp_path: Path) -> 
     refused = run(tmp_path / "out", "--epsilon-min-k", "300")
     assert refused.returncode == 66
     assert "--epsilon-max-k" in refused.stderr
+    refused = run(tmp_path / "out", "--sigma-max-angstrom", "1e200")
+    assert refused.returncode == 66
+    assert "at most 100" in refused.stderr
 
 
 def test_without_matplotlib_the_fit_still_ends_well(tmp_path: Path) -> None:

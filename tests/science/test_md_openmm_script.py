@@ -125,6 +125,59 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert (halves / "final.pdb").read_bytes() == (whole / "final.pdb").read_bytes()
 
 
+def test_a_segment_of_the_same_start_is_replaced_and_not_written_over(tmp_path: Path) -> None:
+    assert run(tmp_path, *SHORT, "--steps", "30").returncode == 0
+    # What a start from step 30 has left that was killed before its first checkpoint.
+    segment, shared = tmp_path / "trajectory.000000030.dcd", tmp_path / "shared.dcd"
+    segment.write_bytes(b"frames of another job")
+    shared.hardlink_to(segment)
+    assert run(tmp_path, *SHORT, "--resume").returncode == 0
+    assert shared.read_bytes() == b"frames of another job"
+    assert segment.read_bytes()[4:8] == b"CORD"
+
+
+def test_settled_motion_has_no_drift_and_stretches_no_bond(report: ModuleType) -> None:
+    random = np.random.default_rng(1)
+    masses = np.array([6.0, 3, 3, 3, 14])  # a methyl group with its hydrogens, and one atom more
+    places = np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.06
+    bonds = np.array([[0, 1], [2, 0], [0, 3]])
+    noise = random.normal(size=(5, 3))
+    left = report.settled(noise, places, masses, bonds)
+    assert masses @ left == pytest.approx(0, abs=1e-6)
+    for i, j in bonds:
+        assert (left[i] - left[j]) @ (places[i] - places[j]) == pytest.approx(0, abs=1e-6)
+    assert report.settled(left, places, masses, bonds) == pytest.approx(left, abs=1e-6)
+    # It takes out 3 + 3 of 15 degrees of freedom, and nothing else.
+    energy = [
+        masses @ np.square(report.settled(v, places, masses, bonds)).sum(axis=1)
+        for v in random.normal(size=(4000, 5, 3)) / np.sqrt(masses)[:, None]
+    ]
+    assert np.mean(energy) == pytest.approx(9, abs=0.3)
+
+
+def test_strong_friction_does_not_heat(tmp_path: Path) -> None:
+    options = ("--friction-per-ps", "1000", "--steps", "3000", "--report-every", "20")
+    assert run(tmp_path, *options).returncode == 0
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["mean_temperature_error_k"] < 6  # noise that counts as heat is worth 35 K
+    assert summary["mean_temperature_k"] == pytest.approx(300, abs=18)
+
+
+def test_error_of_the_mean_temperature(report: ModuleType) -> None:
+    options = Namespace(temperature_k=300.0, friction_per_ps=1.0)
+    step = np.arange(0, 25_001, 500, dtype=float)
+    temperature = np.where(step < 6_250, 100.0, 310.0)  # the first quarter does not count
+    zero = np.zeros_like(step)
+    table = np.array([step, step * 0.004, zero, zero, temperature, zero])
+    mean_k, error_k = report.mean_temperature(table, 51, options)
+    assert mean_k == 310
+    # 59 K of scatter, 38 rows, 74 ps with the thermostat's memory of 2 ps
+    assert error_k == pytest.approx(59.4 / np.sqrt(37.5), abs=0.1)
+    assert report.mean_temperature(table[:, :1], 51, options) is None
+    options.friction_per_ps = 1e-3  # as if without a thermostat: its part does not average out
+    assert report.mean_temperature(table, 51, options)[1] > 59.4 * np.sqrt(0.5)
+
+
 def test_term_stops_with_a_checkpoint_and_resume_goes_on(tmp_path: Path) -> None:
     code, output = run_until(tmp_path, "step=100/", signal.SIGTERM)
     assert code == 75
