@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from qe_input import PwInput
-from qe_log import Log, draw, number
+from qe_log import Log, draw
 from qe_results import results, write_xyz
 from script_support import (
     DATA,
@@ -151,6 +151,8 @@ def take_up(state: dict[str, Any], options: argparse.Namespace) -> bool:
                 f"a run that goes on cannot change its {name} from {was.get(name)} to {value};"
                 " start anew for that"
             )
+    if (options.out / "pw.out").exists():  # what it says must be of this start
+        os.replace(options.out / "pw.out", options.out / "pw.before.out")
     shutil.rmtree(options.out / "out", ignore_errors=True)
     shutil.copytree(saved / "out", options.out / "out")
     for table in TABLES:
@@ -167,6 +169,12 @@ def pw_command(options: argparse.Namespace) -> list[str]:
     # Waiting processes give way: else two of them on one busy core take ten times as long.
     yielding = ["--bind-to", "none", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1"]
     return ["mpirun", *yielding, "-np", str(options.processes), "pw.x", "-in", "pw.in"]
+
+
+def deaf() -> None:
+    """TERM to the process group must not kill pw.x, which is asked to stop in its own way."""
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signal_number, signal.SIG_IGN)
 
 
 def run_leg(pw: PwInput, log: Log, leg_s: float, resumes: bool, options: argparse.Namespace) -> int:
@@ -196,6 +204,7 @@ def run_leg(pw: PwInput, log: Log, leg_s: float, resumes: bool, options: argpars
             stdout=written,
             stderr=subprocess.STDOUT,
             env=os.environ | root | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=deaf,
         )
     with (options.out / "pw.out").open("rb") as reading:
         reading.seek(start)
@@ -243,9 +252,6 @@ def run(options: argparse.Namespace) -> bool:
         if shutil.which(program) is None:
             raise ScriptError(f"{program} is not on the PATH; install Quantum ESPRESSO")
     options.out.mkdir(parents=True, exist_ok=True)
-    # TERM to the process group must not kill pw.x, which is asked in its own way.
-    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(signal_number, signal.SIG_IGN)
     pw = prepare(options)
     options.stops = listen_for_stop()
     started_s = time.monotonic()
@@ -260,7 +266,6 @@ def run(options: argparse.Namespace) -> bool:
     settings = {
         "structure": options.input.name,
         "calculation": pw.calculation,
-        "ecutwfc_ry": number(pw.get("SYSTEM", "ecutwfc") or "nan"),
         "processes": options.processes,
         "pseudopotentials_sha256": {
             name: hashlib.sha256((options.out / "pseudo" / name).read_bytes()).hexdigest()

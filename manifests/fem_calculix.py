@@ -263,9 +263,9 @@ def draw(found: Results, beam: Beam | None, path: Path) -> None:
     if beam:
         places = [beam.x_mm(i) for i in range(beam.elements + 1)]
         theory = [-beam.deflection_mm(x) for x in places]
-        panel.plot(places, theory, color="black", ls="--", lw=1, label="Euler-Bernoulli")
         solid = [-down for down in tip_curve(found, beam)]
-        panel.plot(places, solid, color="tab:blue", label="CalculiX, C3D8I")
+        panel.plot(places, solid, "o", ms=4, label="CalculiX, C3D8I")
+        panel.plot(places, theory, color="black", lw=1, label="Euler-Bernoulli")
         panel.set(xlabel="distance from the clamp (mm)", ylabel="deflection (mm)")
         panel.set_title(f"Cantilever, {beam.load_n:g} N at the tip")
         panel.legend()

@@ -173,10 +173,12 @@ def draw(log: Log, title: str, path: Path) -> None:
     )  # fmt: skip
     if "conv_thr" in log.seen and not log.moves_atoms:  # a relaxation tightens it as it goes
         panels[0].axhline(number(log.seen["conv_thr"]), color="black", ls="--", lw=1)
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
     panels[0].set(title=title, xlabel="SCF iteration", ylabel="Ry")
     if log.moves_atoms:
         steps = [int(row[0]) for row in log.steps]
         panels[1].plot(steps, [float(row[2]) for row in log.steps], "o-", ms=3, color="tab:green")
+        panels[1].xaxis.get_major_locator().set_params(integer=True)
         panels[1].set(xlabel="ionic step", ylabel="total energy (Ry)")
     panels[0].legend()
     for panel in panels:

@@ -44,8 +44,9 @@ def _bands(out: Path) -> dict[str, Any]:
         if (text := bands.findtext(name))
     }
     found: dict[str, Any] = {"irreducible_kpoints": int(bands.findtext("nks", "0"))}
-    if output is not None and (functional := output.findtext("dft/functional")):
-        found["functional"] = functional
+    if output is not None:
+        found["functional"] = output.findtext("dft/functional")
+        found["ecutwfc_ry"] = 2 * float(output.findtext("basis_set/ecutwfc", "nan"))  # from hartree
     highest = levels.get("highestOccupiedLevel")
     lowest = levels.get("lowestUnoccupiedLevel")
     if highest is not None:
