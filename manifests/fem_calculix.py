@@ -124,7 +124,7 @@ def judge(code: int, increments: list[Increment], end: float, log: str) -> None:
     """Raises ScriptError unless ccx has done all that the model asks: exit code 0 does not say."""
     said = complaint(log)
     last = increments[-1] if increments else None
-    if said and "increment size smaller than minimum" in said:
+    if said and re.search("increment size smaller than minimum|too many cutbacks", said):
         reached = max((i.total_time for i in increments if i.converged), default=0.0)
         raise ScriptError(
             f"the solution did not converge beyond time {reached:.4g} of {end:.4g}: lower the load,"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,15 +19,15 @@ from jobs.model import Job, StartedRecord
 from jobs.service import Service
 from jobs.states import State
 from tests.support.science import check_whole, needs, run, start, watched
-from tests.support.scripts import Script
+from tests.support.scripts import MANIFESTS, Script
 
 pytestmark = needs("pw.x", "ld1.x")
 
 SCRIPT = Script("dft_qe.py")
 FAST = ("--ecutwfc-ry", "20", *("--kpoints", "3") * 3)
 #: Some seconds long, with an energy that an uninterrupted run has found.
-LONG: dict[str, Any] = {"kpoints": [12, 12, 12], "conv_thr_ry": 1e-12}
-LONG_ENERGY_RY = -15.76792340
+LONG: dict[str, Any] = {"kpoints": [10, 10, 10], "conv_thr_ry": 1e-12}
+LONG_ENERGY_RY = -15.76788763
 
 RELAX = """\
 &CONTROL calculation = 'relax', prefix = "other", outdir = '/nowhere/at all', /
@@ -190,6 +191,26 @@ def test_an_own_input_relaxes_and_goes_on_after_too_few_steps(tmp_path: Path) ->
     assert apart == pytest.approx([5.431 / 4] * 3, abs=0.01)
 
 
+def test_pseudopotentials_of_ones_own_and_two_processes(tmp_path: Path) -> None:
+    assert SCRIPT.run(tmp_path / "one", *FAST).returncode == 0
+    own = tmp_path / "own"
+    own.mkdir()
+    made = tmp_path / "one" / "pseudo" / "Si.pbe-tm.UPF"
+    (own / "Si.own.UPF").write_bytes(made.read_bytes())
+    given = tmp_path / "si.in"
+    silicon = (MANIFESTS / "data" / "silicon.pw.in").read_text(encoding="utf-8")
+    given.write_text(silicon.replace("Si.pbe-tm.UPF", "Si.own.UPF"), encoding="utf-8")
+    parallel = ("--processes", "2") if shutil.which("mpirun") else ()
+    options = ("--input", str(given), "--pseudo-dir", str(own), *FAST, *parallel)
+    done = SCRIPT.run(tmp_path / "two", *options)
+    assert done.returncode == 0, done.stderr
+    one, two = summary_of(tmp_path / "one"), summary_of(tmp_path / "two")
+    assert two["total_energy_ry"] == pytest.approx(one["total_energy_ry"], abs=1e-7)
+    assert two["pseudopotentials_sha256"] == {
+        "Si.own.UPF": one["pseudopotentials_sha256"]["Si.pbe-tm.UPF"]
+    }
+
+
 def test_a_stop_that_comes_before_pw_runs_is_kept(tmp_path: Path) -> None:
     (tmp_path / "pwscf.EXIT").touch()
     stopped = SCRIPT.run(tmp_path, *FAST)
@@ -199,7 +220,7 @@ def test_a_stop_that_comes_before_pw_runs_is_kept(tmp_path: Path) -> None:
 
 
 def test_term_is_a_request_to_stop(tmp_path: Path) -> None:
-    command = SCRIPT.command(tmp_path, *("--kpoints", "12") * 3, "--conv-thr-ry", "1e-12")
+    command = SCRIPT.command(tmp_path, *("--kpoints", "10") * 3, "--conv-thr-ry", "1e-12")
     with subprocess.Popen(command, start_new_session=True) as process:
         deadline = time.monotonic() + 60
         table = tmp_path / "scf.csv"
