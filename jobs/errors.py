@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class JobError(Exception):
@@ -55,8 +56,14 @@ class UnknownManifestError(JobError):
 
 
 class BrokenManifestError(JobError):
+    """`faults` are all of its mistakes, each with its line."""
+
     code = "broken_manifest"
-    next_step = "Correct the manifest file; `outlast manifests --check` names every fault."
+    next_step = "Correct the manifest file; `outlast manifests check` names every mistake."
+
+    def __init__(self, cause: str, faults: Sequence[Any]) -> None:
+        super().__init__(cause)
+        self.faults = faults
 
 
 class UnknownParameterError(JobError):

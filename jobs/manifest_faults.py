@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match
+from jsonschema.exceptions import best_match
 
 from jobs.errors import JobError, nearest
 from jobs.files import check_relative
+from jobs.param_schema import PARAM
+from jobs.patterns import check_regex
 from jobs.rules import Finding, ManifestFile, ProgressRule, When
 from jobs.text import shown
 
@@ -19,7 +21,10 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 BUILT_IN = {"python", "manifest_dir", "job_dir", "cores"}
 #: Keys of a parameter that are ours and no JSON Schema.
 OWN_KEYS = {"optional", "input", "save_as"}
-_WAYS = ("copy", "link")
+_PARAM = Draft202012Validator(PARAM)
+#: Keys of a JSON Schema that hold another, or several.
+_ONE = ("items", "contains", "additionalProperties", "not")
+_MANY = ("prefixItems", "anyOf", "oneOf", "allOf")
 
 Place = tuple[str | int, ...]  #: where in the document: keys and indices
 
@@ -29,6 +34,10 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
     if file.name != stem:
         yield ("name",), f"the name {file.name!r} must be that of the file, {stem!r}"
     for name, table in file.params.items():
+        if not re.fullmatch(r"\w+", name):
+            yield ("params", name), "a parameter's name is letters, digits and '_'"
+        elif name in BUILT_IN:
+            yield ("params", name), f"{{{name}}} has a meaning of its own; give it another name"
         yield from _param_faults(("params", name), table)
     for index, group in enumerate(file.one_of):
         for name in group:
@@ -39,6 +48,9 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
                 yield ("params", name), text
         if sum("default" in file.params.get(name, {}) for name in group) > 1:
             yield ("one_of", index), "only one of a group can have a default"
+    for key, value in file.resources:
+        if isinstance(value, str) and not PLACEHOLDER.search(value):
+            yield ("resources", key), 'it is no number, and no parameter such as "{threads}"'
     yield from _placeholder_faults(file)
     rules: dict[Place, ProgressRule | Finding] = {}
     rules |= {("progress", i, "regex"): rule for i, rule in enumerate(file.progress)}
@@ -46,9 +58,9 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
         rules |= {(key, i, "regex"): rule for i, rule in enumerate(getattr(file, key))}
     for place, rule in rules.items():
         try:
-            re.compile(rule.regex or "")
-        except (re.error, OverflowError, RecursionError) as error:
-            yield place, f"not a valid regular expression: {error}"
+            check_regex("it", rule.regex or "")
+        except JobError as error:
+            yield place, error.cause
     globs: dict[Place, str] = {
         ("output", i, "path"): rule.path for i, rule in enumerate(file.output)
     }
@@ -65,28 +77,56 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
 
 
 def _param_faults(place: Place, table: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    try:
-        Draft202012Validator.check_schema(
-            {"properties": {"it": {k: v for k, v in table.items() if k not in OWN_KEYS}}}
-        )
-    except SchemaError as error:
-        yield place, f"not a valid JSON Schema property: {shown(error.message)}"
+    wrong = list(_schema_faults(place, table))
+    if wrong:
+        yield from wrong
         return
     if "default" in table and table.get("optional"):
         yield (*place, "optional"), "a parameter with a default cannot be optional, too"
     if "default" in table and table.get("format") != "file-path":
         fault = best_match(Draft202012Validator(table).iter_errors(table["default"]))
         if fault is not None:
-            yield (*place, "default"), f"the default is not valid: {shown(fault.message)}"
-    if "input" in table and (table["input"] not in _WAYS or table.get("format") != "file-path"):
-        yield (*place, "input"), 'input is "copy" or "link", of a parameter with file-path format'
+            yield (*place, "default"), shown(fault.message)
+    if "input" in table and table.get("format") != "file-path":
+        yield (*place, "input"), 'only a parameter with format = "file-path" is an input file'
     saved = table.get("save_as")
-    if saved is not None and (
-        not isinstance(saved, str) or "/" in saved or saved in ("", ".", "..")
-    ):
+    if saved is not None and ("/" in saved or saved in ("", ".", "..")):
         yield (*place, "save_as"), "save_as must be a plain file name"
     elif saved is not None and table.get("type") != "string":
         yield (*place, "save_as"), 'only a parameter of type = "string" can be saved'
+
+
+def _schema_faults(place: Place, table: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """What is no JSON Schema that we take, in it and in those within it.
+
+    A `$ref` is none: it could lead out of the file.
+    """
+    for error in _PARAM.iter_errors(table):
+        where = (*place, *error.absolute_path)
+        if error.validator == "additionalProperties":
+            known = PARAM["properties"]
+            for key in table.keys() - known.keys():
+                yield (*where, key), f"no key of a parameter.{nearest(key, known)}"
+        elif error.validator == "enum":
+            allowed = [str(value) for value in error.validator_value]
+            hint = nearest(str(error.instance), allowed)
+            yield where, f"{shown(repr(error.instance), 80)} is none of {', '.join(allowed)}.{hint}"
+        else:
+            yield where, shown(error.message)
+    if isinstance(table.get("pattern"), str):
+        try:
+            check_regex("it", table["pattern"])
+        except JobError as error:
+            yield (*place, "pattern"), error.cause
+    for key, value in table.items():
+        inner: list[tuple[Place, Any]] = [((), value)] if key in _ONE else []
+        if key == "properties" and isinstance(value, dict):
+            inner = [((name,), schema) for name, schema in value.items()]
+        elif key in _MANY and isinstance(value, list):
+            inner = [((index,), schema) for index, schema in enumerate(value)]
+        for step, schema in inner:
+            if isinstance(schema, dict):
+                yield from _schema_faults((*place, key, *step), schema)
 
 
 def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
@@ -108,8 +148,12 @@ def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
         places.append((("resume", "args"), file.resume.args, whole))
         places.append((("resume", "checkpoint"), file.resume.checkpoint, params))
     for i, rule in enumerate(file.progress):
-        groups = set(re.findall(r"\(\?P<(\w+)>", rule.regex or ""))
+        try:
+            groups = set(re.compile(rule.regex or "(?P<step>)").groupindex)
+        except (re.error, OverflowError, RecursionError):
+            continue  # told already
         places.append((("progress", i, "total"), rule.total, params | groups))
+        places.append((("progress", i, "message"), rule.message, groups | {"total"}))
     for place, item, known in places:
         if isinstance(item, When):
             if item.when not in file.params:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
-from pydantic import ValidationError
 
 from jobs.errors import (
     BrokenManifestError,
@@ -27,7 +25,8 @@ from jobs.errors import (
     nearest,
 )
 from jobs.files import check_relative
-from jobs.manifest_faults import OWN_KEYS, PLACEHOLDER, faults
+from jobs.manifest_check import FaultyManifestError, read_file
+from jobs.manifest_faults import OWN_KEYS, PLACEHOLDER
 from jobs.rules import ManifestFile, OutputRule, Resume, Rules, Software, When
 from jobs.text import shown
 
@@ -109,7 +108,8 @@ class Manifest:
         command: list[str] = []
         for item in self.file.run.command:
             if isinstance(item, When):
-                if params.get(item.when) not in (None, False):
+                value = params.get(item.when)
+                if value is not None and value is not False:  # 0 is a value
                     command += _arguments(item.args, values)
             else:
                 command += _arguments(item, values)
@@ -224,37 +224,39 @@ class Manifests:
     def __init__(self, folders: list[Path]) -> None:
         self._folders = folders
 
-    def names(self) -> list[str]:
-        return sorted(self._files())
-
     def get(self, name: str, near: Path | None = None) -> Manifest:
         """The kind of that name, or in the file of that absolute path.
 
         A project's own, in `.outlast/manifests/` of the folder `near`, come first. Raises
         UnknownManifestError with the nearest name, or BrokenManifestError.
         """
+        return load(self.path(name, near))
+
+    def path(self, name: str, near: Path | None = None) -> Path:
+        """The file of that kind. Raises UnknownManifestError."""
         if os.path.isabs(name) and name.endswith(".toml"):
             if not os.path.isfile(name):
                 raise UnknownManifestError(f"There is no manifest file {shown(name)!r}.")
-            return load(Path(name))
-        files = self._files(near)
+            return Path(name)
+        files = self.paths(near)
         if name not in files:
             raise UnknownManifestError(
                 f"There is no manifest {shown(name, 80)!r}.{nearest(name, files)}"
             )
-        return load(files[name])
+        return files[name]
 
     def all(self, near: Path | None = None) -> tuple[list[Manifest], list[BrokenManifestError]]:
         """Every manifest that is valid, and the faults of those that are not."""
         good, bad = [], []
-        for _, path in sorted(self._files(near).items()):
+        for path in self.paths(near).values():
             try:
                 good.append(load(path))
             except BrokenManifestError as error:
                 bad.append(error)
         return good, bad
 
-    def _files(self, near: Path | None = None) -> dict[str, Path]:
+    def paths(self, near: Path | None = None) -> dict[str, Path]:
+        """The file of each kind, in the order of their names."""
         found: dict[str, Path] = {}
         folders = [near / ".outlast" / "manifests"] if near is not None else []
         for folder in [*folders, *self._folders]:
@@ -264,21 +266,16 @@ class Manifests:
                 continue
             for path in paths:
                 found.setdefault(path.stem, path)
-        return found
+        return dict(sorted(found.items()))
 
 
 def load(path: Path) -> Manifest:
-    """Raises BrokenManifestError that names the file and the first fault."""
+    """Raises BrokenManifestError that names the file, the first mistake, and how many there are."""
     try:
-        raw = path.read_bytes()
-        file = ManifestFile.model_validate(tomllib.loads(raw.decode("utf-8")))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise BrokenManifestError(f"{path}: {where}: {fault['msg']}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]
-        raise BrokenManifestError(f"{path}: {text}.") from None
-    for place, message in faults(file, path.stem):
-        raise BrokenManifestError(f"{path}: {'.'.join(map(str, place))}: {message}.")
+        file, raw = read_file(path)
+    except FaultyManifestError as error:
+        first, more = error.faults[0], len(error.faults) - 1
+        rest = f" There {'is 1 more mistake' if more == 1 else f'are {more} more mistakes'}."
+        cause = f"{path}, line {first.line}: {first.text}{rest if more else ''}"
+        raise BrokenManifestError(cause, error.faults) from None
     return Manifest(file, path.resolve().parent, hashlib.sha256(raw).hexdigest())

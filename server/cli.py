@@ -12,7 +12,7 @@ from jobs import __version__
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
 from jobs.text import shown
-from server import cli_care, cli_look
+from server import cli_care, cli_look, cli_manifests
 from server.cli_look import tell_job, watch_job
 from server.terminal import (
     Json,
@@ -204,11 +204,11 @@ for _verb in (
     cli_look.logs,
     cli_look.cancel,
     cli_look.artifacts,
-    cli_care.manifests,
     cli_care.doctor,
     cli_care.prune,
 ):
     app.command()(_verb)
+app.add_typer(cli_manifests.app, name="manifests")
 
 
 def main() -> None:

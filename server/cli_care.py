@@ -1,4 +1,4 @@
-"""The verbs that look after an installation: manifests, doctor, prune."""
+"""The verbs that look after an installation: doctor, prune."""
 
 from __future__ import annotations
 
@@ -22,47 +22,6 @@ if TYPE_CHECKING:
     from server.doctor import Check
 
 _MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
-
-
-def manifests(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Name every fault; exit code 1 if there is one.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """List the kinds of job, or show one with its parameters.
-
-    outlast manifests
-    outlast manifests md-openmm
-    outlast manifests --check
-    """
-    from jobs.manifests import Manifests
-    from jobs.settings import load_settings
-    from server import cli_views, replies
-    from server.doctor import check_manifests
-
-    with refusing(as_json=as_json):
-        settings = load_settings()
-        if check:
-            checks = check_manifests(settings)
-            if name is not None:
-                Manifests(settings.all_manifest_dirs).get(name)
-                checks = [found for found in checks if found.name == f"manifest {name}"]
-            raise typer.Exit(_tell_checks(checks, as_json=as_json))
-        known = Manifests(settings.all_manifest_dirs)
-        found, broken = ([known.get(name)], []) if name is not None else known.all()
-        if as_json:
-            data = replies.manifest_list(found, whole=name is not None)[1]
-            print_json(data.model_dump(mode="json", exclude_none=True))
-        elif name is not None:
-            show(cli_views.manifest_block(found[0]))
-        else:
-            show(cli_views.manifest_table(found))
-            say("next: outlast manifests NAME", "dim")
-        if broken and not as_json:
-            count = f"{len(broken)} of them {'is' if len(broken) == 1 else 'are'} broken"
-            say(f"{count}: outlast manifests --check", "yellow")
 
 
 def doctor(

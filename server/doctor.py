@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,9 +21,9 @@ import psutil
 from jobs import __version__, keeping
 from jobs.directory import read_limits
 from jobs.environment import check_software, job_path, named_environment
-from jobs.errors import JobError, SettingsError, SoftwareMissingError
+from jobs.errors import BrokenManifestError, JobError, SettingsError, SoftwareMissingError
 from jobs.limits import Limits
-from jobs.manifests import Manifests
+from jobs.manifests import Manifests, load
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
 from jobs.settings import Settings, config_path, load_settings
@@ -51,6 +51,8 @@ class Check:
     state: Literal["ok", "warn", "fail"]
     what: str
     mend: str = ""
+    file: str = ""
+    faults: list[dict[str, Any]] = field(default_factory=list)  #: line and text of each mistake
 
     def as_data(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if value}
@@ -215,22 +217,27 @@ def _slots(settings: Settings) -> Check:
 
 def check_manifests(settings: Settings) -> list[Check]:
     """One check for each kind of job: is it valid, is its software there."""
-    known = Manifests(settings.all_manifest_dirs)
-    checks = []
-    for name in known.names():
-        label = f"manifest {name}"
-        try:
-            kind = known.get(name)
-            if named_environment(LaunchRequest(manifest=name), kind, settings)[1] is None:
-                check_software(kind, path=job_path(settings), python=sys.executable)
-        except SoftwareMissingError as error:
-            mend = error.next_step.replace("Ask the user to run", "Run")
-            checks.append(Check(label, "warn", error.cause, mend))
-        except JobError as error:
-            checks.append(Check(label, "fail", error.cause, "Correct the file."))
-        else:
-            checks.append(Check(label, "ok", kind.file.title))
-    return checks
+    paths = Manifests(settings.all_manifest_dirs).paths()
+    return [check_manifest(path, settings) for path in paths.values()]
+
+
+def check_manifest(path: Path, settings: Settings) -> Check:
+    label = f"manifest {path.stem}"
+    try:
+        kind = load(path)
+        wish = LaunchRequest(manifest=kind.name)
+        if named_environment(wish, kind, settings)[1] is None:
+            check_software(kind, path=job_path(settings), python=sys.executable)
+    except SoftwareMissingError as error:
+        mend = error.next_step.replace("Ask the user to run", "Run")
+        return Check(label, "warn", error.cause, mend, str(path))
+    except BrokenManifestError as error:
+        faults = [asdict(fault) for fault in error.faults]
+        mend = "Correct the file; `outlast manifests check` names every mistake."
+        return Check(label, "fail", error.cause, mend, str(path), faults)
+    except JobError as error:
+        return Check(label, "fail", error.cause, "Correct the file.", str(path))
+    return Check(label, "ok", kind.file.title, file=str(path))
 
 
 async def _trial_job() -> list[Check]:

@@ -15,8 +15,10 @@ SHIM = sorted(ROOT.glob("jobs/engines/shim*.py"))
 LAYERS = [
     ["jobs", "jobs.errors", "jobs.failpoints", "jobs.text", "jobs.clock", "jobs.paths"],
     ["jobs.states", "jobs.files", "jobs.holes", "jobs.limits", "jobs.patterns"],
+    ["jobs.param_schema", "jobs.toml_places"],
     ["jobs.rules"],
-    ["jobs.manifest_faults"],
+    ["jobs.manifest_faults", "jobs.manifest_schema"],
+    ["jobs.manifest_check"],
     ["jobs.model"],
     ["jobs.settings", "jobs.secrets", "jobs.manifests", "jobs.logs", "jobs.progress"],
     [
