@@ -104,10 +104,10 @@ def plot() -> bytes:
     panels = figure.subplots(len(series), sharex=True, squeeze=False)[:, 0]
     for number, (panel, one) in enumerate(zip(panels, series, strict=True)):
         x, y = ([float("nan") if v is None else v for v in one[axis]] for axis in ("x", "y"))
-        look = "-" if wish["is_line"] and len(x) > 1 else "."
-        marker = "o" if look == "-" and len(x) <= 40 else None
-        panel.plot(x, y, look, marker=marker or look.strip("-") or None, markersize=3,
-                   linewidth=1.2, color=f"C{number % 10}")  # fmt: skip
+        line = "-" if wish["is_line"] and len(x) > 1 else ""
+        mark = "." if not line or len(x) <= 40 else ""
+        colour = f"C{number % 10}"
+        panel.plot(x, y, linestyle=line, marker=mark, linewidth=1.2, color=colour)
         panel.set_ylabel(one["name"], parse_math=False)
         panel.grid(alpha=0.3)
     panels[0].set_title(wish["title"], fontsize=10, parse_math=False)

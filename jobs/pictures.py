@@ -7,7 +7,6 @@ that every client knows, and small.
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from jobs.bounded import Bounded, NotSoError
 from jobs.errors import JobError, PathRefusedError, SoftwareMissingError
 from jobs.tables import Column
+from jobs.text import shown
 
 LONGEST_PX = 1568  #: more than this is scaled down by those who serve models
 MAX_BYTES = 750_000
@@ -66,7 +66,7 @@ def look(fd: int, size: int) -> Picture | None:
             return Picture("image/tiff", 0, 0)  # its size stands anywhere
         if head[:2] in (b"P5", b"P6") and head[2:3].isspace():
             words = head.split(maxsplit=3)
-            if all(word.isdigit() and len(word) < 7 for word in words[1:3]):
+            if len(words) > 3 and all(word.isdigit() and len(word) < 7 for word in words[1:3]):
                 return Picture("image/x-portable-pixmap", int(words[1]), int(words[2]))
     except (NotSoError, struct.error, ValueError):
         pass
@@ -149,10 +149,13 @@ def plotted(title: str, x: Column | None, columns: Sequence[Column]) -> bytes:
     known = [value for value in across if value == value]
     is_line = all(a <= b for a, b in pairwise(known))
     wish = {
-        "title": title,
-        "x_name": x.name if x else "row",
+        "title": shown(title, 80),
+        "x_name": shown(x.name, 80) if x else "row",
         "is_line": is_line,
-        "series": [{"name": column.name, **_thinned(across, column.values)} for column in columns],
+        "series": [
+            {"name": shown(column.name, 40), **_thinned(across, column.values)}
+            for column in columns
+        ],
     }
     with tempfile.TemporaryFile() as file:
         file.write(json.dumps(wish).encode())
@@ -179,7 +182,7 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> dict[str, list[float | N
         chosen = kept
 
     def finite(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+        return value if abs(value) < 1e300 else None  # no axis can span more
 
     return {"x": [finite(x[n]) for n in chosen], "y": [finite(y[n]) for n in chosen]}
 

@@ -175,7 +175,7 @@ def pdb(file: Bounded) -> Format:
     if not atoms:
         raise NotSoError
     if re.search(rb"^MODEL ", file.some(0, 1 << 16), re.M) is None:
-        return Format(f"PDB: {atoms} atoms")
+        return Format(f"PDB: {'at least ' if file.spent else ''}{atoms} atoms")
     return _counted("PDB", file, rb"^MODEL ", "model", atoms)
 
 
@@ -226,6 +226,8 @@ def _of_lines(name: str, file: Bounded, atoms: int, per_frame: int) -> Format:
     for offset, block in file.blocks():
         lines += block.count(b"\n")
         seen, last = offset + len(block), block[-1:]
+    if not lines:
+        raise NotSoError
     if seen < file.size:
         about = round(lines * file.size / max(1, seen) / per_frame)
         return Format(f"{name}: about {about} frames of {atoms} atoms")
