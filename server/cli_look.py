@@ -248,7 +248,7 @@ def read(
 
     async def verb(service: Service) -> None:
         from jobs.contents import MAX_TEXT_BYTES, Part
-        from server import replies_artifacts
+        from server import artifact_replies
 
         job_id = await service.find_job_id(job)
         part = Part(offset=offset, max_bytes=MAX_TEXT_BYTES, plot=plot)
@@ -258,7 +258,7 @@ def read(
         if out is not None:
             _write_picture(out, content.image)
         if as_json:
-            print_reply(replies_artifacts.content(found, content)[1])
+            print_reply(artifact_replies.content(found, content)[1])
             return
         for text in filter(None, [content.text.rstrip("\n"), "\n".join(content.about)]):
             _write(f"{text}\n")

@@ -100,7 +100,6 @@ class ContentReply(BaseModel):
     kind: str
     size: int
     text: str | None = None
-    about: list[str] | None = None  #: lines about columns, or what is within
     next_offset: int | None = None
     summary: str | None = None
     untrusted: bool = True

@@ -60,7 +60,7 @@ async def test_what_a_chat_is_given(home: Path) -> None:
 
         table = await read("energies.csv")
         assert "table of 3000 rows and 4 columns" in table.data["summary"]
-        assert table.data["about"][2] == (
+        assert table.data["text"].splitlines()[-2] == (
             "potential_kj_mol: integer, -70 to -64, mean -67.002, last -67"
         )
         assert "plot=" in table.text
@@ -76,7 +76,7 @@ async def test_what_a_chat_is_given(home: Path) -> None:
         pytest.importorskip("matplotlib")
         plot = await read("energies.csv", plot="time_ps: potential_kj_mol")
         assert size_of(plot.pictures[0])[0] == 800
-        assert plot.data["text"] == "potential_kj_mol against time_ps"
+        assert plot.data["text"].startswith("potential_kj_mol against time_ps\n")
         wrong = {"job_id": job_id, "path": "energies.csv", "plot": "time_ps: potential"}
         refusal = await call.client.call_tool("read_artifact", wrong)
         assert refusal.is_error
@@ -110,10 +110,12 @@ async def test_what_was_sampled_is_read_and_drawn(home: Path, tmp_path: Path) ->
         await until(is_sampled)
         told = await call("read_artifact", job_id=job_id, **asked)
         assert "samples of its progress" in told.data["summary"]
-        assert any(line.startswith("temperature_k: integer, 30") for line in told.data["about"])
+        assert any(
+            line.startswith("temperature_k: integer, 30") for line in told.data["text"].splitlines()
+        )
         pytest.importorskip("matplotlib")
         drawn = await call("read_artifact", job_id=job_id, **asked, plot="temperature_k")
-        assert drawn.data["text"] == "temperature_k against elapsed_s"
+        assert drawn.data["text"].startswith("temperature_k against elapsed_s\n")
         assert size_of(drawn.pictures[0])
         await call("cancel_job", job_id=job_id, grace_s=0)
 

@@ -30,8 +30,7 @@ def content(job: Job, content: Content) -> Reply:
         path=path,
         kind=content.kind,
         size=content.size,
-        text=content.text or None,
-        about=list(content.about) or None,
+        text=(inside if content.about else content.text) or None,
         next_offset=content.next_offset,
         summary=content.summary or None,
     )
