@@ -1,4 +1,4 @@
-"""What a job left in its working directory: found within bounds, read without surprises."""
+"""What a job left in its working directory, found within bounds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from jobs.files import open_inside
 from jobs.model import Artifact, ArtifactScan, ExpectedOutput, LaunchManifest
 from jobs.paths import JobDir
 from jobs.rules import Kind, OutputRule
-from jobs.text import (
-    clean,
-    first_lines_within,
-    last_lines_within,
-    shown_name,
-    without_cut_character,
-)
+from jobs.text import shown_name
 
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 32
@@ -33,8 +27,8 @@ MAX_SECONDS = 30.0
 _CLOCK_SLACK_S = 2.0
 
 _KINDS: dict[Kind, tuple[str, ...]] = {
-    "table": (".csv", ".tsv"),
-    "image": (".png", ".jpg", ".jpeg", ".gif", ".webp"),
+    "table": (".csv", ".tsv", ".xvg"),
+    "image": (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm"),
     "json": (".json", ".jsonl"),
     "text": (".txt", ".md", ".toml", ".yaml", ".yml", ".inp", ".in", ".py"),
     "log": (".log", ".out", ".err"),
@@ -47,8 +41,15 @@ _KIND_BY_SUFFIX: dict[str, Kind] = {
 }
 
 
-def kind_of(path: str) -> Kind:
-    return _KIND_BY_SUFFIX.get(os.path.splitext(path)[1].lower(), "data")
+def rule_of(path: str, outputs: list[OutputRule]) -> OutputRule | None:
+    """The first output that was declared and that the file is one of."""
+    return next((rule for rule in outputs if _matches(path, rule.path)), None)
+
+
+def kind_of(path: str, rule: OutputRule | None = None) -> Kind:
+    """As the rule has it, else by the name."""
+    by_name = _KIND_BY_SUFFIX.get(os.path.splitext(path)[1].lower(), "data")
+    return (rule.kind if rule else None) or by_name
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,13 @@ def scan(
 
 
 def _artifact(root: Path, file: Found, outputs: list[OutputRule], hashes: bool) -> Artifact:
-    rule = next((rule for rule in outputs if _matches(file.path, rule.path)), None)
+    rule = rule_of(file.path, outputs)
     digest = sha256_of(root, file.path) if hashes else None
     return Artifact(
         path=shown_name(file.path),
         size=file.size,
         modified_at=file.modified_at,
-        kind=(rule.kind if rule else None) or kind_of(file.path),
+        kind=kind_of(file.path, rule),
         sha256=digest,
         description=rule.description if rule else "",
     )
@@ -227,110 +228,3 @@ def _file_type(mode: int) -> str:
         if test(mode):
             return name
     return "other"
-
-
-#: Text in one reply: what is usual and the most; numbers cost a token for every two bytes.
-DEFAULT_TEXT_BYTES, MAX_TEXT_BYTES = 2400, 12_000
-#: A larger picture would cost a chat more than it tells.
-MAX_IMAGE_BYTES = 1 << 20
-#: Rows of a table are counted within this much of it.
-_COUNT_BYTES = 64 << 20
-_HEAD_ROWS, _END_ROWS = 10, 5
-_ROW_BYTES = 64 * 1024  #: within which the first row ends, for its columns to be counted
-_IMAGE_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-}
-
-
-@dataclass(frozen=True)
-class Content:
-    """What was read of an artifact: text, or the bytes of a picture."""
-
-    path: str
-    kind: Kind
-    size: int
-    text: str = ""
-    image: bytes | None = None
-    mime_type: str = "text/plain"
-    next_offset: int | None = None  #: where the text goes on
-    summary: str = ""  #: what the text is a part of
-
-
-def read(launched: LaunchManifest, path: str, *, offset: int, max_bytes: int) -> Content:
-    """Read a part of a file below the working directory. Blocks.
-
-    Raises FileNotFoundInJobError, or PathRefusedError for links, FIFOs, devices and ways out.
-    """
-    suffix = os.path.splitext(path)[1].lower()
-    with open_inside(Path(launched.cwd), path) as fd:
-        size = os.fstat(fd).st_size
-        if suffix in _IMAGE_TYPES and offset == 0:
-            if size > MAX_IMAGE_BYTES:
-                raise PathRefusedError(
-                    f"The picture has {size} bytes; at most {MAX_IMAGE_BYTES} are given.",
-                    "Tell the user its path, or launch a job that makes it smaller.",
-                )
-            image = os.pread(fd, size, 0)
-            return Content(path, "image", size, image=image, mime_type=_IMAGE_TYPES[suffix])
-        raw = os.pread(fd, max_bytes, offset)
-        if b"\0" in raw or (raw and _unprintable(raw) > 0.3):
-            return Content(
-                path,
-                kind_of(path),
-                size,
-                mime_type="application/octet-stream",
-                summary="binary: not shown as text; use a program that reads this format",
-            )
-        budget = min(6500.0, max(1250.0, 0.55 * max_bytes))  # tokens
-        if kind_of(path) == "table" and offset == 0 and size > len(raw):
-            return _table(fd, path, size, budget)
-        if offset + len(raw) < size:  # go on at a line's, or at least a character's, beginning
-            raw = raw[: raw.rfind(b"\n") + 1] or without_cut_character(raw) or raw
-        raw = first_lines_within(raw, budget, len(raw))
-        end = offset + len(raw)
-    return Content(
-        path,
-        kind_of(path),
-        size,
-        text=clean(raw),
-        next_offset=end if end < size else None,
-        summary=f"bytes {offset} to {end} of {size}",
-    )
-
-
-def _table(fd: int, path: str, size: int, budget: float) -> Content:
-    """The first and last rows of a long table, and its shape."""
-    block = os.pread(fd, _ROW_BYTES, 0)
-    whole_rows = block[: block.rfind(b"\n") + 1] or block
-    head = first_lines_within(whole_rows, 0.65 * budget, _HEAD_ROWS + 1)
-    end = os.pread(fd, 4096, max(0, size - 4096))
-    last = b"\n".join(end.rstrip(b"\n").split(b"\n")[1:][-_END_ROWS:])
-    rows, position = 0, 0
-    while position < min(size, _COUNT_BYTES) and (part := os.pread(fd, 1 << 20, position)):
-        rows += part.count(b"\n")
-        position += len(part)
-    if position >= size and not end.endswith(b"\n"):
-        rows += 1
-    separator = b"\t" if path.lower().endswith(".tsv") else b","
-    columns = block.split(b"\n", 1)[0].count(separator) + 1
-    count = f"{rows - 1}" if position >= size else f"more than {rows}"
-    text = [clean(head).rstrip("\n"), "...", last_lines_within(clean(last), 0.3 * budget)]
-    return Content(
-        path,
-        "table",
-        size,
-        text="\n".join(text).rstrip("\n"),
-        next_offset=len(head),
-        summary=f"table of {count} rows and {columns} columns: its first and last rows",
-    )
-
-
-def _unprintable(raw: bytes) -> float:
-    """The part of the characters that is no text."""
-    text = raw.decode("utf-8", "replace")
-    odd = sum(char == "\ufffd" or (char < " " and char not in "\t\n\r\x1b\f") for char in text)
-    return odd / len(text)

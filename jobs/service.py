@@ -1,4 +1,4 @@
-"""The verbs that every face calls. Validates, writes wishes, reads facts; starts no process."""
+"""The verbs that every face calls. Validates, writes wishes, reads facts; starts no job."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs import artifacts, disk, logs
+from jobs import artifacts, contents, disk, logs
 from jobs.acceptance import accept
 from jobs.arguments import check_text
-from jobs.artifacts import Content
 from jobs.cancel import wish_cancel
+from jobs.contents import Content, Part
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.enquiries import Enquiries, check_wait, parse_number
 from jobs.errors import (
@@ -226,25 +226,15 @@ class Service(Enquiries):
         return artifacts.scan(launched, job_dir, started_at=job.started_at)
 
     async def read_artifact(
-        self,
-        job_id: str,
-        path: str,
-        *,
-        offset: int = 0,
-        max_bytes: int = artifacts.DEFAULT_TEXT_BYTES,
+        self, job_id: str, path: str, part: Part = contents.BEGINNING
     ) -> tuple[Job, Content]:
-        """A part of a text, a table's head, end and shape, or a picture."""
-        if offset < 0 or offset >= 1 << 62:
-            raise InvalidArgumentError("offset must be 0 or more.")
-        if not 1 <= max_bytes <= artifacts.MAX_TEXT_BYTES:
-            raise InvalidArgumentError(f"max_bytes must be from 1 to {artifacts.MAX_TEXT_BYTES}.")
-        check_text("path", path)
+        """A part of a text, what is in a table or a binary, a picture, or a plot of a table."""
+        for what, text in (("path", path), ("plot", part.plot)):
+            check_text(what, text)
         job = await self.job(job_id)
-        launched, _ = self._launched(job)
-        content = await asyncio.to_thread(
-            artifacts.read, launched, path, offset=offset, max_bytes=max_bytes
-        )
-        return job, content
+        launched, job_dir = self._launched(job)
+        read = contents.read
+        return job, await asyncio.to_thread(read, launched, job_dir, path, part, job.started_at)
 
     def describe_manifests(
         self, name: str | None = None, near: Path | None = None

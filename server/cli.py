@@ -204,6 +204,7 @@ for _verb in (
     cli_look.logs,
     cli_look.cancel,
     cli_look.artifacts,
+    cli_look.read,
     cli_care.doctor,
     cli_care.prune,
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -222,6 +223,63 @@ def artifacts(
         say(f"in {folder}", "dim")
 
     answer(verb, as_json=as_json)
+
+
+def read(
+    job: JobArgument,
+    path: Annotated[str, typer.Argument(help="As `outlast artifacts` lists it.")],
+    plot: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Of a table, as in 'x: y1, y2'.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write the picture or plot there.")
+    ] = None,
+    offset: Annotated[int, typer.Option(min=0, help="Of a text: the byte to begin at.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a file of a job, as an assistant sees it; or draw it.
+
+    outlast read k3f9x summary.json
+    outlast read k3f9x energies.csv --plot 'time_ps: potential_kj_mol, temperature_k' -o plot.png
+    outlast read k3f9x progress.jsonl -o progress.png
+    progress.jsonl is what was measured while the job ran. Without --plot, a table that goes to a
+    file is drawn as its kind of job declares.
+    """
+
+    async def verb(service: Service) -> None:
+        from jobs.contents import MAX_TEXT_BYTES, Part
+        from server import artifact_replies
+
+        job_id = await service.find_job_id(job)
+        part = Part(offset=offset, max_bytes=MAX_TEXT_BYTES, plot=plot)
+        found, content = await service.read_artifact(job_id, path, part)
+        if out is not None and content.image is None and content.kind == "table":
+            found, content = await service.read_artifact(job_id, path, replace(part, plot="true"))
+        if out is not None:
+            _write_picture(out, content.image)
+        if as_json:
+            print_reply(artifact_replies.content(found, content)[1])
+            return
+        for text in filter(None, [content.text.rstrip("\n"), "\n".join(content.about)]):
+            _write(f"{text}\n")
+        _note(content.summary)
+        if content.next_offset is not None:
+            _note(f"it goes on: --offset {content.next_offset}")
+        if content.image is not None:
+            say(f"written: {out}" if out else "next: the same with --out FILE.png", "dim")
+
+    answer(verb, as_json=as_json)
+
+
+def _write_picture(path: Path, image: bytes | None) -> None:
+    if image is None:
+        raise InvalidArgumentError(
+            "The file gives no picture, so there is nothing for --out.", "Leave --out out."
+        )
+    try:
+        path.write_bytes(image)
+    except OSError as error:
+        raise InvalidArgumentError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 async def watch_job(service: Service, job: Job) -> Job:

@@ -18,7 +18,6 @@ from jobs.model import ArtifactPage, Job
 from jobs.text import shown, size, token_estimate
 from server.reply_models import (
     ArtifactsReply,
-    ContentReply,
     ExpectedReply,
     FileReply,
     ManifestsReply,
@@ -26,7 +25,6 @@ from server.reply_models import (
 )
 
 if TYPE_CHECKING:  # none of these is needed to tell a client what tools there are
-    from jobs.artifacts import Content
     from jobs.logs import Excerpt
     from jobs.manifests import Manifest
 
@@ -107,27 +105,6 @@ def artifact_list(page: ArtifactPage, *, budget: float = LIST_TOKENS) -> Reply:
         total_size=found.total_size,
         truncated=found.truncated,
         next_cursor=cursor,
-    )
-    return "\n".join(lines), data
-
-
-def content(job: Job, content: Content) -> Reply:
-    path = shown(content.path, 200)
-    lines = [f"{path} of {job.id}: {content.kind}, {size(content.size)}"]
-    if content.summary:
-        lines[0] += f"; {content.summary}"
-    if content.text:
-        lines.append(fenced(content.text))
-    if content.next_offset is not None:
-        lines.append(f"Next: read_artifact with offset={content.next_offset} goes on.")
-    data = ContentReply(
-        job_id=job.id,
-        path=path,
-        kind=content.kind,
-        size=content.size,
-        text=content.text or None,
-        next_offset=content.next_offset,
-        summary=content.summary or None,
     )
     return "\n".join(lines), data
 

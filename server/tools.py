@@ -13,7 +13,7 @@ from jobs.directory import read_limits
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
 from jobs.sweeps import is_sweep
-from server import job_replies, replies, sweep_replies
+from server import artifact_replies, job_replies, replies, sweep_replies
 from server.reply_models import (
     ArtifactsReply,
     ContentReply,
@@ -207,12 +207,18 @@ def register(server: MCPServer[Any]) -> None:
         path: str,
         offset: int = 0,
         max_bytes: Annotated[int, Field(description="1-12000")] = 2400,
+        plot: Annotated[
+            str | None, Field(description="Columns of a table to draw: x: y1, y2; or true")
+        ] = None,
     ) -> Annotated[CallToolResult, ContentReply]:
-        """Text of an artifact from a byte offset; of a table its shape, first and last rows; of a
-        picture the picture."""
+        """Text of an artifact from a byte offset; of a table columns and ends; of a picture the
+        picture; of a binary its format. progress.jsonl: sampled metrics."""
+        from jobs.contents import Part  # not needed to tell a client what tools there are
+
         service = await ctx.request_context.lifespan_context.service()
-        job, content = await service.read_artifact(job_id, path, offset=offset, max_bytes=max_bytes)
-        result = _result(*replies.content(job, content))
+        part = Part(offset=offset, max_bytes=max_bytes, plot=plot)
+        job, content = await service.read_artifact(job_id, path, part)
+        result = _result(*artifact_replies.content(job, content))
         if content.image is not None:
             import base64
 

@@ -105,6 +105,11 @@ def is_key(_: World, text: str) -> bool:
     return carried(text) and 1 <= len(text) <= 200
 
 
+def is_no_plot(_: World, text: str) -> bool:
+    """What is filled in where nothing is meant; the file is no table that any other would fit."""
+    return text in ("", "false")
+
+
 def is_variable(_: World, text: str) -> bool:
     return re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", text) is not None
 
@@ -212,6 +217,7 @@ ROWS = [
     Row("list_artifacts", {"cursor": is_number}, listed_files, OF_JOB),
     Row("read_artifact", {"job_id": never}, read, {"path": "hard.txt"}),
     Row("read_artifact", {"path": is_file}, read, OF_JOB, paths=True),
+    Row("read_artifact", {"plot": is_no_plot}, read, OF_JOB | {"path": "hard.txt"}),
     Row("describe_manifests", {"name": never}, described, paths=True),
     *(Row(tool, {"{key}": never}, had_ended) for tool in TOOLS),
 ]

@@ -135,7 +135,7 @@ def _others(job_id: str) -> dict[str, Plan]:
         "list_artifacts": ([job], {"pattern": texts, "cursor": texts}),
         "read_artifact": (
             [{**job, "path": "a.txt"}],
-            {"path": paths | texts, "offset": numbers, "max_bytes": numbers},
+            {"path": paths | texts, "offset": numbers, "max_bytes": numbers, "plot": texts},
         ),
         "describe_manifests": ([{}], {"name": st.just("probe") | texts}),
     }

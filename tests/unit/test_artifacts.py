@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import artifacts
+from jobs import artifacts, contents
 from jobs.errors import FileNotFoundInJobError, JobError, PathRefusedError
 from jobs.files import check_relative, open_inside
 from jobs.model import LaunchManifest, Resources
@@ -140,7 +140,7 @@ def test_a_scan_is_bounded(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_file_of_the_job_is_refused(work: Path, path: str) -> None:
     plant_everything(work)
     with pytest.raises((PathRefusedError, FileNotFoundInJobError)):
-        artifacts.read(launched(work), path, offset=0, max_bytes=100)
+        contents.read(launched(work), JobDir(work.parent), path)
 
 
 def test_devices_are_refused() -> None:
@@ -161,45 +161,3 @@ def test_a_path_never_leads_out(path: str) -> None:
     assert not os.path.isabs(path)
     assert os.path.normpath(path) == "/".join(parts)
     assert ".." not in parts  # "..0" is a name like any other
-
-
-def test_text_goes_on_from_its_offset(work: Path) -> None:
-    content = "".join(f"züge {n}\n" for n in range(500))
-    (work / "long.txt").write_text(content, encoding="utf-8")
-    seen, offset = "", 0
-    while offset is not None:
-        part = artifacts.read(launched(work), "long.txt", offset=offset, max_bytes=333)
-        seen, offset = seen + part.text, part.next_offset  # type: ignore[assignment]
-    assert seen == content
-
-
-def test_a_table_shows_its_shape_and_both_ends(work: Path) -> None:
-    rows = "".join(f"{n},{n * n},{n / 7:.3f}\n" for n in range(5000))
-    (work / "t.csv").write_text("n,square,part\n" + rows, encoding="utf-8")
-    content = artifacts.read(launched(work), "t.csv", offset=0, max_bytes=2400)
-    assert "table of 5000 rows and 3 columns" in content.summary
-    lines = content.text.split("\n")
-    assert lines[0] == "n,square,part"
-    assert lines[1].startswith("0,0,")
-    assert lines[-1].startswith("4999,")
-    assert content.next_offset is not None
-    rest = artifacts.read(launched(work), "t.csv", offset=content.next_offset, max_bytes=2400)
-    assert rest.text.startswith("10,100,")
-
-
-def test_pictures_come_as_they_are_and_binaries_not_at_all(work: Path) -> None:
-    (work / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    (work / "x.dcd").write_bytes(os.urandom(3000))
-    (work / "huge.png").write_bytes(bytes(artifacts.MAX_IMAGE_BYTES + 1))
-    assert artifacts.read(launched(work), "p.png", offset=0, max_bytes=1).mime_type == "image/png"
-    binary = artifacts.read(launched(work), "x.dcd", offset=0, max_bytes=2400)
-    assert (binary.text, binary.image) == ("", None)
-    with pytest.raises(PathRefusedError, match="picture"):
-        artifacts.read(launched(work), "huge.png", offset=0, max_bytes=1)
-
-
-def test_an_empty_file_is_empty_text(work: Path) -> None:
-    (work / "empty.txt").touch()
-    content = artifacts.read(launched(work), "empty.txt", offset=0, max_bytes=100)
-    assert (content.text, content.next_offset) == ("", None)
-    assert artifacts.read(launched(work), "empty.txt", offset=99, max_bytes=1).text == ""

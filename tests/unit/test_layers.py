@@ -14,6 +14,8 @@ SHIM = sorted(ROOT.glob("jobs/engines/shim*.py"))
 #: Lowest first. A module may import from its own line or a lower one.
 LAYERS = [
     ["jobs", "jobs.errors", "jobs.failpoints", "jobs.text", "jobs.clock", "jobs.paths"],
+    ["jobs.bounded", "jobs.drawing", "jobs.tables"],
+    ["jobs.containers", "jobs.trajectories", "jobs.formats", "jobs.pictures"],
     ["jobs.states", "jobs.files", "jobs.holes", "jobs.limits", "jobs.patterns"],
     ["jobs.param_schema", "jobs.toml_places"],
     ["jobs.rules"],
@@ -32,7 +34,9 @@ LAYERS = [
         "jobs.sweeps",
         "jobs.keeping",
         "jobs.log_limit",
+        "jobs.plots",
     ],
+    ["jobs.contents"],
     ["jobs.engines.shim_system"],
     ["jobs.engines.shim_job"],
     ["jobs.engines", "jobs.engines.base", "jobs.engines.shim", "jobs.engines.confinement"],
@@ -121,6 +125,15 @@ def test_the_shim_needs_nothing_but_the_standard_library() -> None:
     for path in [*SHIM, ROOT / "jobs/failpoints.py"]:
         modules = {name for name in imports(path) if name.rpartition(".")[0] not in ours}
         assert modules <= allowed | ours, path
+
+
+def test_only_the_drawing_process_decodes_and_draws() -> None:
+    for path in FILES:
+        if path.name != "drawing.py":
+            outside = {name.partition(".")[0] for name in imports(path)}
+            assert not outside & {"PIL", "matplotlib", "numpy"}, path
+    ours = {name for name in imports(ROOT / "jobs/drawing.py") if name.startswith("jobs")}
+    assert ours == set(), "it is run by its path, and finds none of ours"
 
 
 def test_the_keeper_does_not_load_a_face() -> None:
