@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,18 @@ def read(
         if part.is_plot(content.kind):
             return _plot(content, tables.read(fd, content.size), part, rule)
         return _shown(content, fd, part)
+
+
+def read_csv(path: str, text: str, part: Part = BEGINNING) -> Content:
+    """The same of a table that stands in no file. Blocks. Raises InvalidArgumentError."""
+    part.check()
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode())
+        file.flush()
+        content = Content(path, "table", file.tell())
+        if part.is_plot(content.kind):
+            return _plot(content, tables.read(file.fileno(), content.size), part, None)
+        return _shown(content, file.fileno(), part)
 
 
 def _samples(job_dir: JobDir, part: Part, started_at: float | None) -> Content:

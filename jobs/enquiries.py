@@ -15,7 +15,7 @@ from jobs.model import Job, JobPage
 from jobs.paths import Home
 from jobs.states import State
 from jobs.store import Store
-from jobs.sweeps import Sweep, place_in_sweep
+from jobs.sweeps import SWEEP_TABLE, Sweep, is_sweep, place_in_sweep
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,12 @@ class Enquiries:
         """
         check_wait(wait_s)
         check_text("job_id", job_id)
+        if is_sweep(job_id) and await self._store.sweep(job_id):
+            raise InvalidArgumentError(
+                f"{job_id} is a sweep of jobs, and one job is asked for.",
+                f"Use {job_id}#1 for its first job; job_status, cancel_job and "
+                f"read_artifact(path={SWEEP_TABLE!r}) take the sweep itself.",
+            )
         job = await self._store.get(job_id)
         if job is None and (place := place_in_sweep(job_id)):
             job = Sweep(place[0], await self._store.sweep(place[0])).job(place[1])

@@ -17,6 +17,7 @@ from jobs.contents import Content, Part
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.enquiries import Enquiries, check_wait, parse_number
 from jobs.errors import (
+    FileNotFoundInJobError,
     InvalidArgumentError,
     JobError,
     StateDirectoryError,
@@ -41,7 +42,7 @@ from jobs.pruning import Pruner
 from jobs.settings import Settings
 from jobs.states import State
 from jobs.store import Store
-from jobs.sweeps import Sweep
+from jobs.sweeps import SWEEP_TABLE, Sweep, is_sweep
 
 log = logging.getLogger(__name__)
 
@@ -227,14 +228,23 @@ class Service(Enquiries):
 
     async def read_artifact(
         self, job_id: str, path: str, part: Part = contents.BEGINNING
-    ) -> tuple[Job, Content]:
-        """A part of a text, what is in a table or a binary, a picture, or a plot of a table."""
+    ) -> tuple[str, Content]:
+        """A part of a text, what is in a table or a binary, a picture, or a plot of a table; with
+        the ID of what it belongs to. Of a sweep there is its table, `sweep.csv`."""
         for what, text in (("path", path), ("plot", part.plot)):
             check_text(what, text)
+        if is_sweep(job_id):
+            sweep = await self.sweep(job_id)
+            if path != SWEEP_TABLE:
+                raise FileNotFoundInJobError(
+                    f"Of a sweep there is only {SWEEP_TABLE}.",
+                    f"Use {job_id}#1 as job_id for the files of its first job.",
+                )
+            return job_id, await asyncio.to_thread(contents.read_csv, path, sweep.csv(), part)
         job = await self.job(job_id)
         launched, job_dir = self._launched(job)
         read = contents.read
-        return job, await asyncio.to_thread(read, launched, job_dir, path, part, job.started_at)
+        return job.id, await asyncio.to_thread(read, launched, job_dir, path, part, job.started_at)
 
     def describe_manifests(
         self, name: str | None = None, near: Path | None = None

@@ -18,6 +18,7 @@ from jobs.model import Job
 from jobs.states import State
 
 MOST_JOBS = 1000
+SWEEP_TABLE = "sweep.csv"  #: what can be read of a sweep as a whole
 
 
 def points(sweep: dict[str, list[Any]] | list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,12 +10,11 @@ from server.reply_models import ContentReply
 
 if TYPE_CHECKING:
     from jobs.contents import Content
-    from jobs.model import Job
 
 
-def content(job: Job, content: Content) -> Reply:
+def content(job_id: str, content: Content) -> Reply:
     path = shown(content.path, 200)
-    lines = [f"{path} of {job.id}: {content.kind}, {size(content.size)}"]
+    lines = [f"{path} of {job_id}: {content.kind}, {size(content.size)}"]
     if content.summary:
         lines[0] += f"; {content.summary}"
     inside = "\n\n".join(filter(None, [content.text.rstrip("\n"), "\n".join(content.about)]))
@@ -26,7 +25,7 @@ def content(job: Job, content: Content) -> Reply:
     if content.kind == "table" and content.about and content.image is None:
         lines.append("Next: read_artifact with plot='x: y1, y2' draws columns.")
     data = ContentReply(
-        job_id=job.id,
+        job_id=job_id,
         path=path,
         kind=content.kind,
         size=content.size,

@@ -217,8 +217,8 @@ def register(server: MCPServer[Any]) -> None:
 
         service = await ctx.request_context.lifespan_context.service()
         part = Part(offset=offset, max_bytes=max_bytes, plot=plot)
-        job, content = await service.read_artifact(job_id, path, part)
-        result = _result(*artifact_replies.content(job, content))
+        owner, content = await service.read_artifact(job_id, path, part)
+        result = _result(*artifact_replies.content(owner, content))
         if content.image is not None:
             import base64
 

@@ -53,6 +53,21 @@ async def test_an_assistant_sweeps_and_goes_on(home: Path) -> None:
         assert "resume_from" in status.text
         cancelled = await call("cancel_job", job_id=sweep_id)
         assert "had already ended" in cancelled.text
+        table = await call("read_artifact", job_id=sweep_id, path="sweep.csv")
+        assert "table of 3 rows and 6 columns" in table.text
+        assert "13,0,completed,13,26,job-" in table.text
+        plot = await call.ask(
+            "read_artifact", {"job_id": sweep_id, "path": "sweep.csv", "plot": "to: inner.twice"}
+        )
+        assert [block.type for block in plot.content] == ["text", "image"]
+        for tool, arguments in (
+            ("read_artifact", {"path": "table.csv"}),
+            ("tail_log", {}),
+            ("list_artifacts", {}),
+        ):
+            refused = await call.ask(tool, {"job_id": sweep_id, **arguments})
+            assert refused.is_error
+            assert f"{sweep_id}#1" in str(refused.content)
 
 
 async def test_an_assistant_ends_a_sweep(home: Path) -> None:
