@@ -8,12 +8,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobs import artifacts, contents, disk, logs
+from jobs import artifacts, disk, logs
 from jobs.acceptance import accept
 from jobs.arguments import check_text
 from jobs.cancel import wish_cancel
-from jobs.contents import Content, Part
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.enquiries import Enquiries, check_wait, parse_number
 from jobs.errors import (
@@ -43,6 +43,9 @@ from jobs.settings import Settings
 from jobs.states import State
 from jobs.store import Store
 from jobs.sweeps import SWEEP_TABLE, Sweep, is_sweep
+
+if TYPE_CHECKING:
+    from jobs.contents import Content, Part
 
 log = logging.getLogger(__name__)
 
@@ -227,10 +230,13 @@ class Service(Enquiries):
         return artifacts.scan(launched, job_dir, started_at=job.started_at)
 
     async def read_artifact(
-        self, job_id: str, path: str, part: Part = contents.BEGINNING
+        self, job_id: str, path: str, part: Part | None = None
     ) -> tuple[str, Content]:
         """A part of a text, what is in a table or a binary, a picture, or a plot of a table; with
         the ID of what it belongs to. Of a sweep there is its table, `sweep.csv`."""
+        from jobs import contents  # much that no other verb needs
+
+        part = part or contents.BEGINNING
         for what, text in (("path", path), ("plot", part.plot)):
             check_text(what, text)
         if is_sweep(job_id):
