@@ -193,7 +193,8 @@ def _check_completed(job: dict[str, Any]) -> None:
     outcome = job.get("outcome") or {}
     if job["state"] != State.COMPLETED or outcome.get("exit_code") != 0:
         reason = outcome.get("reason") or f"exit code {outcome.get('exit_code')}"
-        raise DemoError(f"the job is {job['state']}: {reason}; its folder: {job['job_dir']}")
+        error = f" {outcome['error']}" if outcome.get("error") else ""
+        raise DemoError(f"the job is {job['state']}: {reason}{error}; its folder: {job['job_dir']}")
 
 
 async def _read_log(story: _Story, turn: Turn, job_id: str) -> None:

@@ -99,7 +99,7 @@ def one_job(
         f"launched {clock.iso(job.created_at)}",
         *_origin(job),
         *_details(job, last),
-        *_highlights(highlights or []),
+        *_highlights(job, highlights or []),
         *([f"limits: {limits}"] if limits and not job.is_final else []),
         f"directory {job_dir}",
         *([f"Warning: {warning}"] if warning else []),
@@ -123,11 +123,12 @@ def _origin(job: Job) -> list[str]:
     return lines
 
 
-def _highlights(artifacts: list[Artifact]) -> list[str]:
-    if not artifacts:
-        return []
+def _highlights(job: Job, artifacts: list[Artifact]) -> list[str]:
+    """What of an ended job is worth a look."""
     named = [f"{shown(a.path, 100)} ({a.kind}, {size(a.size)})" for a in artifacts]
-    return [f"look at: {', '.join(named)}"]
+    if job.is_final and job.progress is not None and job.progress.metrics:
+        named.append("progress.jsonl (samples of its progress)")
+    return [f"look at: {', '.join(named)}"] if named else []
 
 
 def _pairs(values: dict[str, Any]) -> str:
