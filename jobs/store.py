@@ -163,6 +163,14 @@ class Store:
         rows = await self._run("next_fitting", **free.model_dump())
         return job_of(rows[0]) if rows else None
 
+    async def queued_elsewhere(self, limit: int = 1000) -> list[Job]:
+        """Queued jobs of engines that have a queue of their own, oldest first."""
+        return [job_of(row) for row in await self._run("queued_elsewhere", limit=limit)]
+
+    async def note(self, job_id: str, reason: str | None) -> None:
+        """Say of a job that has not ended why it waits, or what else keeps it."""
+        await self._run("note", id=job_id, reason=reason, states=json.dumps(sorted(ACTIVE)))
+
     async def queued_to_cancel(self) -> list[Job]:
         return [job_of(row) for row in await self._run("queued_to_cancel")]
 

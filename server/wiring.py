@@ -65,8 +65,8 @@ def run_keeper(home: Home) -> NoReturn:
             settings = load_settings(home=home.root)
             store = await open_store(home)
             reach("keeper.begun")
-            engine = LocalEngine(home.wake, keeper_command(home))
-            await Keeper(store=store, engine=engine, home=home, settings=settings).run()
+            engines = {"local": LocalEngine(home.wake, keeper_command(home))}
+            await Keeper(store=store, engines=engines, home=home, settings=settings).run()
             await store.close()
             status = 0
         except JobError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -13,6 +13,7 @@ from jobs.paths import JobDir
 
 class Phase(StrEnum):
     NEVER_STARTED = "never_started"  #: nothing ran and nothing will: safe to start
+    WAITING = "waiting"  #: in the queue of a scheduler, which will start it; it can be stopped
     STARTING = "starting"  #: somebody alive is about to start it
     RUNNING = "running"  #: alive, and somebody will write down how it ends
     ORPHANED = "orphaned"  #: alive, but how it ends will not be written down
@@ -31,18 +32,39 @@ class Sighting:
     detail: str | None = None
 
 
+@dataclass(frozen=True)
+class Submission:
+    """A job that is to be started."""
+
+    launched: LaunchManifest
+    job_dir: JobDir
+    gpu_ids: list[int]
+    attempt: int
+
+
+class RefusedError(Exception):
+    """The scheduler will never start it as it is; the text says why."""
+
+
+class UnreachableError(OSError):
+    """The scheduler could not be asked: this says nothing about any job."""
+
+
 class Engine(Protocol):
     """Where jobs run. An engine touches processes and job directories, never the store."""
 
-    async def submit(
-        self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
-    ) -> Sighting:
-        """Start the job, at most once whatever else happens; give the first sighting of it.
+    async def submit(self, batch: Sequence[Submission]) -> None:
+        """Start jobs, each at most once whatever else happens. Those of one sweep come together.
 
         GPUs and attempt are written down with the start, so that the index can be made anew.
-        Raises OSError when the machine could not start it just now (no memory, no descriptors):
-        then nothing runs and it may be tried again.
+        Raises OSError when they could not be started just now (no memory, no descriptors, a
+        scheduler that does not answer): what a poll then says was never started may be tried again.
+        Raises RefusedError when none of them can ever be.
         """
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether it is worth submitting anything now."""
         ...
 
     async def poll(self, job_dir: JobDir) -> Sighting:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jobs import clock
 from jobs.directory import read_record
-from jobs.engines.base import Phase, Sighting
+from jobs.engines.base import Phase, Sighting, Submission
 from jobs.engines.confinement import Confinement
 from jobs.engines.orphans import Orphans, stop_file
 from jobs.engines.shim_system import remove_cgroups
@@ -43,17 +43,23 @@ class LocalEngine:
         self._orphans = Orphans(self._confinement)
         self._remove_leftovers()  # now, as no claimed job shall wait for it
 
-    async def submit(
-        self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
-    ) -> Sighting:
-        """Start the shim and wait till it has started the command, or has failed to."""
+    def is_ready(self) -> bool:
+        return True
+
+    async def submit(self, batch: Sequence[Submission]) -> None:
+        """Start a shim for each and wait till it has started the command, or has failed to."""
+        for one in batch:
+            await self._submit(one)
+
+    async def _submit(self, one: Submission) -> None:
+        launched, job_dir = one.launched, one.job_dir
 
         def order() -> bytes:
             cgroups, bounds = self._confinement.prepare(job_dir, launched.bounds)
             reach("keeper.cgroups_made")
-            note = json.dumps({"attempt": attempt, "gpu_ids": gpu_ids, "cgroups": cgroups})
-            wake, keeper_command = self._wake, self._keeper_command
-            return _order(launched, job_dir, gpu_ids, note, wake, keeper_command, bounds)
+            note = {"attempt": one.attempt, "gpu_ids": one.gpu_ids, "cgroups": cgroups}
+            wake, command = self._wake, self._keeper_command
+            return _order(launched, job_dir, one.gpu_ids, json.dumps(note), wake, command, bounds)
 
         ready, child = _spawn_shim(job_dir, order)
         if child is not None:
@@ -62,7 +68,6 @@ class LocalEngine:
             await _end_of_file(ready, HANDSHAKE_S)
         finally:
             os.close(ready)
-        return await self.poll(job_dir)
 
     async def poll(self, job_dir: JobDir) -> Sighting:
         self._reap()

@@ -65,25 +65,36 @@ UPDATE job SET progress = :progress WHERE id = :id
 -- name: set_heartbeats
 UPDATE job SET heartbeat_at = :at WHERE id IN (SELECT value FROM json_each(:ids))
 
+-- name: note
+UPDATE job SET wait_reason = :reason
+WHERE id = :id AND state IN (SELECT value FROM json_each(:states))
+
 -- name: note_waiting
-UPDATE job SET wait_reason = :reason WHERE state = 'queued' AND wait_reason IS NULL
+UPDATE job SET wait_reason = :reason
+WHERE state = 'queued' AND wait_reason IS NULL AND engine = 'local'
 
 -- name: note_too_large
 UPDATE job SET wait_reason = :reason
-WHERE state = 'queued' AND wait_reason IS NULL
+WHERE state = 'queued' AND wait_reason IS NULL AND engine = 'local'
     AND (cores > :cores OR memory_mb > :memory_mb OR gpus > :gpus)
 
 -- name: any_unexplained
-SELECT 1 FROM job WHERE state = 'queued' AND wait_reason IS NULL LIMIT 1
+SELECT 1 FROM job
+WHERE state = 'queued' AND wait_reason IS NULL AND engine = 'local' LIMIT 1
 
 -- name: any_queued
 SELECT 1 FROM job WHERE state = 'queued' LIMIT 1
 
 -- name: next_fitting
 SELECT * FROM job
-WHERE state = 'queued' AND cancel_at IS NULL
+WHERE state = 'queued' AND engine = 'local' AND cancel_at IS NULL
     AND cores <= :cores AND memory_mb <= :memory_mb AND gpus <= :gpus
 ORDER BY seq LIMIT 1
+
+-- name: queued_elsewhere
+SELECT * FROM job
+WHERE state = 'queued' AND engine <> 'local' AND cancel_at IS NULL
+ORDER BY seq LIMIT :limit
 
 -- name: queued_to_cancel
 SELECT * FROM job WHERE state = 'queued' AND cancel_at IS NOT NULL ORDER BY seq

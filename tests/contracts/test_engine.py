@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.engines.base import Engine, Phase, Sighting
+from jobs.engines.base import Engine, Phase, Sighting, Submission
 from jobs.engines.local import LocalEngine
 from jobs.limits import Bounds
 from jobs.model import LaunchManifest
@@ -63,7 +63,8 @@ for _ in range(40):
 
 
 async def start(engine: Engine, launched: LaunchManifest, job_dir: JobDir) -> Sighting:
-    return await engine.submit(launched, job_dir, gpu_ids=[], attempt=1)
+    await engine.submit([Submission(launched, job_dir, [], 1)])
+    return await engine.poll(job_dir)
 
 
 async def end_of(engine: Engine, job_dir: JobDir) -> Sighting:

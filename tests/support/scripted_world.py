@@ -10,14 +10,14 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from jobs import clock
-from jobs.engines.base import Phase, Sighting
+from jobs.engines.base import Phase, Sighting, Submission
 from jobs.files import write_durable
 from jobs.model import ExitRecord, LaunchManifest, Resources, StartedRecord
 from jobs.paths import JobDir
@@ -140,9 +140,16 @@ class ScriptedEngine:
         self._world = world
         self._life = life
 
-    async def submit(
-        self, launched: LaunchManifest, job_dir: JobDir, *, gpu_ids: list[int], attempt: int
-    ) -> Sighting:
+    def is_ready(self) -> bool:
+        return True
+
+    async def submit(self, batch: Sequence[Submission]) -> None:
+        for one in batch:
+            await self._submit(one.launched, one.job_dir, one.gpu_ids, one.attempt)
+
+    async def _submit(
+        self, launched: LaunchManifest, job_dir: JobDir, gpu_ids: list[int], attempt: int
+    ) -> None:
         self._life.step()
         world, job_id = self._world, launched.job_id
         job = world.jobs.get(job_id)
@@ -162,7 +169,6 @@ class ScriptedEngine:
                 await job.change.wait()
             finally:
                 world.waited_for.discard(job_id)
-        return await self.poll(job_dir)
 
     async def poll(self, job_dir: JobDir) -> Sighting:
         self._life.step()

@@ -59,6 +59,8 @@ LAYERS = [
         "jobs.recovery",
     ],
     ["jobs.enquiries"],
+    ["jobs.ending", "jobs.tasks"],
+    ["jobs.starting"],
     ["jobs.inbox", "jobs.keeper", "jobs.service"],
 ]
 RANK = {module: rank for rank, modules in enumerate(LAYERS) for module in modules}
