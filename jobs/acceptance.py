@@ -15,8 +15,9 @@ from jobs.errors import (
     StateDirectoryError,
 )
 from jobs.failpoints import reach
+from jobs.identity import digest
 from jobs.intake import DuplicateJobIdError, Intake
-from jobs.launch import Launch, digest, resolve
+from jobs.launch import Launch, resolve
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchManifest, LaunchRequest
 from jobs.paths import Home

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from jobs import clock, outcome
 from jobs.artifacts import scan
-from jobs.directory import read_launch_manifest
+from jobs.batch import BatchRecord
+from jobs.directory import read_launch_manifest, read_record
 from jobs.engines.base import Sighting
 from jobs.failpoints import reach
 from jobs.files import write_durable
 from jobs.limits import Limits
-from jobs.model import ArtifactScan, ExitRecord, Job, JobEvent, LaunchManifest, RunRecord
+from jobs.model import (
+    ArtifactScan,
+    ExitRecord,
+    Job,
+    JobEvent,
+    LaunchManifest,
+    RunRecord,
+)
 from jobs.paths import JobDir
 from jobs.software import software_version
 from jobs.states import after
@@ -34,7 +42,8 @@ def conclude(
         started_at = min(started_at, sighting.exit.ended_at - sighting.exit.wall_s)
     verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
     limits = sighting.started.limits if sighting.started else None
-    version = software_version(job_dir) if sighting.started else None
+    here = sighting.started and job.engine == "local"
+    version = software_version(job_dir) if here else None
     return write_up(
         job, job_dir, verdict, events, found, sighting.exit, started_at, limits, version
     )
@@ -66,6 +75,7 @@ def write_up(
         ended_at=ended_at,
         limits=limits,
         software_version=software_version,
+        batch=read_record(job_dir.batch, BatchRecord),
         attempt=job.attempt,
         artifacts=found or ArtifactScan(artifacts=[], total_size=0),
         events=[*events, last],

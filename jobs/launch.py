@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import re
-import secrets
 import socket
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +14,7 @@ from pydantic import ValidationError
 
 from jobs import __version__, clock
 from jobs.arguments import check_cwd, check_input, check_outputs, check_text
+from jobs.batching import LOCAL, batch_wishes, chosen_engine, module_prefix
 from jobs.directory import Placement, describe_input
 from jobs.disk import check_room
 from jobs.environment import (
@@ -34,6 +30,7 @@ from jobs.errors import (
     InvalidParameterError,
     ResourcesUnavailableError,
 )
+from jobs.identity import digest, new_id
 from jobs.limits import Bounds
 from jobs.manifests import Manifest, Manifests
 from jobs.model import (
@@ -52,8 +49,6 @@ from jobs.settings import Settings
 from jobs.sweeps import points
 
 log = logging.getLogger(__name__)
-
-_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 @dataclass(frozen=True)
@@ -147,6 +142,7 @@ class _Resolver:
         suffix = str(place.index + 1).zfill(len(str(place.size))) if place else None
         job_id = new_id("job", name.rsplit(" ", 1)[0] if place else name, created_at, suffix)
         job_root = settings.state.job(project, job_id).root
+        engine, profile_name, profile = chosen_engine(request, settings)
         cwd = check_cwd(request.cwd) if request.cwd is not None else str(job_root / "work")
         environment_name, environment = named_environment(request, kind, settings)
         python = sys.executable
@@ -158,14 +154,14 @@ class _Resolver:
         referenced: list[InputFile] = []
         placements = _inputs(request)
         if kind is not None:
-            before = params_as_before(kind, parent, request.params) if parent else {}
-            params = kind.resolve_params({**before, **request.params})
+            earlier = params_as_before(kind, parent, request.params) if parent else {}
+            params = kind.resolve_params({**earlier, **request.params})
             referenced, kept = self._files(kind, params, job_root)
             placements += kept
         if parent is not None and kind is not None:
             placements += carried(kind, parent, kind.resume_for(params))
         defaults = kind.resources(params) if kind else {}
-        resources = _resources(request, defaults, settings)
+        resources = _resources(request, defaults, settings if engine == LOCAL else None)
         built_in["cores"] = str(resources.cores)
         if kind is not None:
             command = kind.command(params, resumes=parent is not None, **built_in)
@@ -179,25 +175,39 @@ class _Resolver:
         env |= {"OUTLAST_JOB_ID": job_id, "OUTLAST_JOB_DIR": str(job_root)}
         activates = environment is not None and environment.activate is not None
         if kind is not None:
-            check_software(kind, path=None if activates else env["PATH"], python=python)
+            known = engine == LOCAL and not activates
+            check_software(kind, path=env["PATH"] if known else None, python=python)
         software = kind.software(**built_in) if kind else None
+        before: list[str] = []  #: what has to happen before the command is run
         if environment is not None and environment.activate:
-            prefix = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast"]
-            command = [*prefix, *command]
+            before = ["bash", "-c", environment.activate + '\nexec "$@"', "outlast"]
             if software and software.version_command:
-                asks = {"version_command": [*prefix, *software.version_command]}
+                asks = {"version_command": [*before, *software.version_command]}
                 software = software.model_copy(update=asks)
-        executable = find_executable(command[0], env["PATH"], cwd if request.cwd else None)
+        before = [*module_prefix(profile), *before]
+        command = [*before, *command]
+        executable = command[0]  # elsewhere there may be other programs than here
+        if engine == LOCAL:
+            executable = find_executable(command[0], env["PATH"], cwd if request.cwd else None)
         check_size(command, env)
+        batch = None
+        if profile is not None:
+            batch = batch_wishes(request, settings, profile_name, profile)
+            if kind is not None and kind.file.resume is not None:
+                again = [*before, *kind.command(params, resumes=True, **built_in)]
+                batch = batch.model_copy(update={"restart_command": again})
 
         hidden = sorted(name for name in env if is_secret(name))
         limit = float(defaults.get("time_limit_s", 0))
+        if not limit and profile is not None and profile.time_limit_s:
+            limit = profile.time_limit_s
         stop = kind.file.stop if kind else Stop()
         manifest = LaunchManifest(
             schema=1,
             job_id=job_id,
             name=name,
             project=project,
+            engine=engine,
             created_at=created_at,
             manifest=kind.name if kind else None,
             manifest_file=str(kind.path) if kind else None,
@@ -226,6 +236,7 @@ class _Resolver:
             resume=kind.resume_for(params) if kind else None,
             parent=parent.job_id if parent else None,
             sweep=place,
+            batch=batch,
             software=software,
             idempotency_key=request.idempotency_key,
             request_sha256=self._request_sha256,
@@ -297,23 +308,10 @@ class _Resolver:
                     )
 
 
-def new_id(prefix: str, name: str, at: float, suffix: str | None = None) -> str:
-    """`job-20261122-143022-villin-fold-k3f9x`: when, what, and 25 random bits."""
-    room = 40 - len(f"-{suffix}") if suffix else 40
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:room].strip("-") or "job"
-    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime(at))
-    bits = secrets.randbits(25)
-    random = "".join(_BASE32[bits >> 5 * place & 31] for place in range(5))
-    return "-".join([prefix, when, slug, *([suffix] if suffix else []), random])
-
-
-def digest(asked: dict[str, Any]) -> str:
-    """The same for a repeated request, whatever its idempotency key."""
-    content = {name: value for name, value in asked.items() if name != "idempotency_key"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _resources(request: LaunchRequest, defaults: dict[str, float], settings: Settings) -> Resources:
+def _resources(
+    request: LaunchRequest, defaults: dict[str, float], settings: Settings | None
+) -> Resources:
+    """What the job holds; with the settings of this machine, refused if it can never be had."""
     usual = {unit: value for unit, value in defaults.items() if unit != "time_limit_s"}
     try:
         resources = Resources(**{**usual, **request.resources.model_dump(exclude_none=True)})
@@ -322,7 +320,7 @@ def _resources(request: LaunchRequest, defaults: dict[str, float], settings: Set
         raise InvalidParameterError(
             f"The parameters ask for {fault['loc'][0]}={fault['input']}: {fault['msg']}."
         ) from None
-    for unit in ("cores", "memory_mb", "gpus"):
+    for unit in ("cores", "memory_mb", "gpus") if settings else ():
         asked, there = getattr(resources, unit), getattr(settings, unit)
         if asked > there:
             raise ResourcesUnavailableError(

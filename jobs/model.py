@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from jobs.batch import BatchRecord, BatchWishes
 from jobs.limits import Bounds, LimitName, Limits, Model
 from jobs.rules import Kind, OutputRule, Resume, Rules, Software
 from jobs.states import FINAL, State
@@ -56,6 +57,10 @@ class LaunchRequest(Model):
     resources: ResourceWishes = ResourceWishes()
     time_limit_s: float | None = Field(None, ge=0, le=10 * 365 * 86400)
     idempotency_key: str | None = Field(None, min_length=1, max_length=200)
+    engine: str | None = None  #: where it runs: `local`, `slurm`, `slurm:PROFILE`
+    engine_options: list[str] = Field([], max_length=50)  #: if the configuration allows any
+    nodes: int | None = Field(None, ge=1, le=100_000)
+    tasks: int | None = Field(None, ge=1, le=10_000_000)
     resume_from: str | None = None  #: the job to go on from; what is left out is as it was there
     #: One job for each combination of the values, or for each row of a table.
     sweep: dict[str, list[Any]] | list[dict[str, Any]] | None = None
@@ -109,6 +114,7 @@ class LaunchManifest(Model):
     resume: Resume | None = None  #: how a later job can go on from this one
     parent: str | None = None  #: the job that this one goes on from
     sweep: SweepPlace | None = None
+    batch: BatchWishes | None = None  #: of an engine that hands jobs to a scheduler
     software: Software | None = None
     idempotency_key: str | None = None
     request_sha256: str
@@ -280,6 +286,7 @@ class RunRecord(Model):
     limits: Limits | None = None
     limit_hit: LimitName | None = None
     software_version: str | None = None
+    batch: BatchRecord | None = None
     attempt: int
     artifacts: ArtifactScan
     events: list[JobEvent]

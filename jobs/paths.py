@@ -65,6 +65,11 @@ class JobDir:
         return self.root / "exit"
 
     @property
+    def batch(self) -> Path:
+        """What is known of a job in a scheduler's queue."""
+        return self.root / "batch.json"
+
+    @property
     def cancel(self) -> Path:
         """The wish to end the job, durable before anyone acts on it."""
         return self.root / "cancel.json"

@@ -122,7 +122,8 @@ def _what_became_of_it(
         JobEvent(at=launched.created_at, event="accepted", state=State.QUEUED, detail=None),
     ]
     record = read_record(job_dir.run_record, RunRecord)
-    starting = record is None and _has_supervisor(job_dir)  # asked first: `started` comes later
+    # Asked first: `started` comes later. What a scheduler may have is for its engine to find out.
+    starting = record is None and (job_dir.batch.exists() or _has_supervisor(job_dir))
     started = read_record(job_dir.started, StartedRecord)
     if started is not None:
         row |= {"attempt": started.attempt, "gpu_ids": json.dumps(started.gpu_ids)}
@@ -137,7 +138,7 @@ def _what_became_of_it(
         return record.state, record.events or events
     if started is None and starting:
         # Which GPUs it was given is known once it has started; till then no other gets one.
-        at = job_dir.lock.stat().st_mtime
+        at = (job_dir.batch if job_dir.batch.exists() else job_dir.lock).stat().st_mtime
         events.append(JobEvent(at=at, event=Event.START, state=State.STARTING, detail=None))
         row["attempt"] = 1
         return State.STARTING, events

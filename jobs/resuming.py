@@ -81,10 +81,23 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
             "cwd": None if parent.is_at_home else was.cwd,
             "env": env | request.env,
             "environment": request.environment or was.environment,
+            **_engine_as_before(request, was),
             "resources": ResourceWishes(**wishes),
             "time_limit_s": limit,
         }
     )
+
+
+def _engine_as_before(request: LaunchRequest, was: LaunchManifest) -> dict[str, Any]:
+    """The engine with its profile, nodes and tasks, unless it is to go on somewhere else."""
+    if request.engine is not None or was.batch is None:
+        return {"engine": request.engine or was.engine}
+    profile = f":{was.batch.profile}" if was.batch.profile else ""
+    return {
+        "engine": f"{was.engine}{profile}",
+        "nodes": request.nodes or was.batch.nodes,
+        "tasks": request.tasks or was.batch.tasks,
+    }
 
 
 def params_as_before(kind: Manifest, parent: Parent, given: Collection[str]) -> dict[str, Any]:

@@ -44,6 +44,44 @@ class NamedEnvironment(BaseModel):
     manifests: list[str] = []  #: kinds of job that use this environment by default
 
 
+class SlurmProfile(BaseModel):
+    """`[engines.slurm.profiles.NAME]`: what a launch picks by name, and cannot say by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    modules: list[str] = []  #: loaded before the command
+    options: list[str] = []  #: of sbatch, as in ["--exclusive"]
+    nodes: int = Field(1, ge=1)
+    tasks: int = Field(1, ge=1)
+    time_limit_s: float | None = Field(None, gt=0)  #: of jobs that ask for none
+    description: str = ""
+
+
+class SlurmSettings(BaseModel):
+    """`[engines.slurm]`"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profiles: dict[str, SlurmProfile] = {}
+    default_profile: str | None = None
+    allow_options: bool = False  #: whether a launch may pass options of sbatch
+    poll_s: float = Field(10.0, ge=5.0, le=600.0)  #: between looks at the queue, at the least
+
+
+class Engines(BaseModel):
+    """`[engines]`"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    default: Literal["local", "slurm"] = "local"
+    slurm: SlurmSettings = SlurmSettings()
+
+
 class Settings(BaseSettings):
     """Every setting, its default and its unit."""
 
@@ -56,6 +94,7 @@ class Settings(BaseSettings):
     path: list[str] = []  #: folders put before the PATH of every job
     pass_env: list[str] = []  #: further variables that jobs get from the server's environment
     environments: dict[str, NamedEnvironment] = {}
+    engines: Engines = Engines()
     manifest_dirs: list[Path] = []  #: folders with manifests of your own
     max_processes: int = Field(4096, ge=0, le=1 << 22)  #: and threads, of one job; 0: no limit
     grace_s: float = Field(10, ge=0, le=3600)  #: between the request to end a job and the kill
@@ -126,8 +165,12 @@ def _check_names() -> None:
 
 
 def _nearest_setting(where: tuple[str, ...]) -> str:
-    inner = len(where) > 1 and where[0] == "environments"
-    fields = NamedEnvironment.model_fields if inner else Settings.model_fields
+    fields = Settings.model_fields
+    if len(where) > 1 and where[0] == "environments":
+        fields = NamedEnvironment.model_fields
+    elif len(where) > 1 and where[0] == "engines":
+        inner = {2: Engines.model_fields, 3: SlurmSettings.model_fields}
+        fields = inner.get(len(where), SlurmProfile.model_fields)
     return nearest(where[-1], fields)
 
 

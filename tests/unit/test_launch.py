@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jobs import errors
-from jobs.launch import new_id, resolve
+from jobs.identity import new_id
+from jobs.launch import resolve
 from jobs.manifests import Manifests, load
 from jobs.model import LaunchRequest
 from jobs.paths import JOB_ID

@@ -18,7 +18,7 @@ LAYERS = [
     ["jobs.containers", "jobs.trajectories", "jobs.formats", "jobs.pictures"],
     ["jobs.states", "jobs.files", "jobs.holes", "jobs.limits", "jobs.patterns"],
     ["jobs.param_schema", "jobs.toml_places"],
-    ["jobs.rules"],
+    ["jobs.batch", "jobs.rules"],
     ["jobs.manifest_faults", "jobs.manifest_schema"],
     ["jobs.manifest_check"],
     ["jobs.model"],
@@ -26,6 +26,7 @@ LAYERS = [
     [
         "jobs.arguments",
         "jobs.artifacts",
+        "jobs.batching",
         "jobs.disk",
         "jobs.directory",
         "jobs.environment",
@@ -46,6 +47,7 @@ LAYERS = [
     ["jobs.intake"],
     ["jobs.store"],
     [
+        "jobs.identity",
         "jobs.launch",
     ],
     [

@@ -1,0 +1,52 @@
+"""What a scheduler is told of a job, and what it tells."""
+
+from __future__ import annotations
+
+from jobs.limits import Model
+
+
+class BatchWishes(Model):
+    """What a scheduler is told besides resources: from a profile of the configuration."""
+
+    profile: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    nodes: int = 1
+    tasks: int = 1
+    options: list[str] = []  #: further ones of the scheduler's own
+    #: What is run when the scheduler starts the job anew after a node has failed; none: it is not.
+    restart_command: list[str] | None = None
+
+
+class BatchRecord(Model):
+    """batch.json: what is known of a job in a scheduler's queue. Written by its engine: before a
+    submission without an ID, and again at each change."""
+
+    token: str  #: the name under which it is found again
+    id: str | None = None  #: the scheduler's own
+    state: str | None = None  #: in the scheduler's words
+    detail: str | None = None  #: why it waits, or since when the scheduler has not answered
+    nodes: str | None = None
+    restarts: int = 0
+    requested_s: float | None = None
+    elapsed_s: float | None = None
+    cpu_efficiency: float | None = None  #: of the cores that it had, 0 to 1
+    max_rss_kb: int | None = None
+
+    def __str__(self) -> str:
+        """`Slurm job 123 on n2`"""
+        text = f"Slurm job {self.id or 'not known yet'}"
+        if self.nodes:
+            text += f" on {self.nodes}"
+        if self.restarts:
+            text += f", started anew {self.restarts} times"
+        if self.elapsed_s is not None and self.requested_s:
+            text += f", used {self.elapsed_s:.0f} of {self.requested_s:.0f} s"
+        if self.cpu_efficiency is not None:
+            text += f", {100 * self.cpu_efficiency:.0f} % of its cores"
+        if self.max_rss_kb is not None:
+            text += f", at most {self.max_rss_kb >> 10} MB"
+        return text

@@ -1,0 +1,76 @@
+"""Where a job is to run, and what its scheduler is told: from a launch and the configuration."""
+
+from __future__ import annotations
+
+from jobs.batch import BatchWishes
+from jobs.errors import InvalidArgumentError, nearest
+from jobs.model import LaunchRequest
+from jobs.settings import Settings, SlurmProfile
+from jobs.text import shown
+
+LOCAL, SLURM = "local", "slurm"
+_LOAD_MODULES = """\
+type module >/dev/null 2>&1 || . /etc/profile.d/modules.sh 2>/dev/null \
+|| . /etc/profile.d/lmod.sh 2>/dev/null
+module load {modules} || exit 96
+exec "$@\""""
+
+
+def chosen_engine(
+    request: LaunchRequest, settings: Settings
+) -> tuple[str, str | None, SlurmProfile | None]:
+    """The engine's name, and of one with profiles the name of the profile and what it says.
+
+    Raises InvalidArgumentError.
+    """
+    asked = request.engine or settings.engines.default
+    engine, colon, name = asked.partition(":")
+    if engine not in (LOCAL, SLURM) or (engine == LOCAL and colon):
+        raise InvalidArgumentError(
+            f"There is no engine {shown(asked, 80)!r}.{nearest(engine, (LOCAL, SLURM))}",
+            "Leave engine out, or use local, slurm, or slurm:PROFILE; nothing was changed.",
+        )
+    if engine == LOCAL:
+        if request.nodes or request.tasks or request.engine_options:
+            raise InvalidArgumentError(
+                "nodes, tasks and engine_options go with a scheduler, not with this machine."
+            )
+        return LOCAL, None, None
+    slurm = settings.engines.slurm
+    profile = name or slurm.default_profile
+    if profile is None:
+        return SLURM, None, SlurmProfile()
+    if profile not in slurm.profiles:
+        raise InvalidArgumentError(
+            f"There is no Slurm profile {shown(profile, 80)!r}.{nearest(profile, slurm.profiles)}",
+            f"Use one of the configuration: {', '.join(slurm.profiles) or 'there is none yet'}.",
+        )
+    return SLURM, profile, slurm.profiles[profile]
+
+
+def batch_wishes(
+    request: LaunchRequest, settings: Settings, name: str | None, profile: SlurmProfile
+) -> BatchWishes:
+    """Raises InvalidArgumentError for options that the configuration does not allow."""
+    if request.engine_options and not settings.engines.slurm.allow_options:
+        raise InvalidArgumentError(
+            "The configuration does not allow options of sbatch.",
+            "Use a profile, or ask the user to set allow_options = true in [engines.slurm].",
+        )
+    told = profile.model_dump(include={"partition", "account", "qos", "constraint", "reservation"})
+    return BatchWishes(
+        profile=name,
+        nodes=request.nodes or profile.nodes,
+        tasks=request.tasks or profile.tasks,
+        options=[*profile.options, *request.engine_options],
+        **told,
+    )
+
+
+def module_prefix(profile: SlurmProfile | None) -> list[str]:
+    """What stands before a command whose profile names modules."""
+    if profile is None or not profile.modules:
+        return []
+    import shlex
+
+    return ["bash", "-c", _LOAD_MODULES.format(modules=shlex.join(profile.modules)), "outlast"]
