@@ -31,7 +31,7 @@ def chosen_engine(
             "Leave engine out, or use local, slurm, or slurm:PROFILE; nothing was changed.",
         )
     if engine == LOCAL:
-        if request.nodes or request.tasks or request.engine_options:
+        if request.resources.nodes or request.resources.tasks or request.engine_options:
             raise InvalidArgumentError(
                 "nodes, tasks and engine_options go with a scheduler, not with this machine."
             )
@@ -60,8 +60,8 @@ def batch_wishes(
     told = profile.model_dump(include={"partition", "account", "qos", "constraint", "reservation"})
     return BatchWishes(
         profile=name,
-        nodes=request.nodes or profile.nodes,
-        tasks=request.tasks or profile.tasks,
+        nodes=request.resources.nodes or profile.nodes,
+        tasks=request.resources.tasks or profile.tasks,
         options=[*profile.options, *request.engine_options],
         **told,
     )

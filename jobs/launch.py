@@ -312,9 +312,10 @@ def _resources(
     request: LaunchRequest, defaults: dict[str, float], settings: Settings | None
 ) -> Resources:
     """What the job holds; with the settings of this machine, refused if it can never be had."""
+    wishes = request.resources.model_dump(exclude_none=True, exclude={"nodes", "tasks"})
     usual = {unit: value for unit, value in defaults.items() if unit != "time_limit_s"}
     try:
-        resources = Resources(**{**usual, **request.resources.model_dump(exclude_none=True)})
+        resources = Resources(**{**usual, **wishes})
     except ValidationError as error:
         fault = error.errors()[0]
         raise InvalidParameterError(

@@ -39,6 +39,8 @@ class ResourceWishes(Model):
     cores: int | None = Field(None, ge=1, le=4096)
     memory_mb: int | None = Field(None, ge=0, le=1 << 26)
     gpus: int | None = Field(None, ge=0, le=64)
+    nodes: int | None = Field(None, ge=1, le=100_000)  #: of a cluster
+    tasks: int | None = Field(None, ge=1, le=10_000_000)  #: MPI ranks, on a cluster
 
 
 class LaunchRequest(Model):
@@ -59,8 +61,6 @@ class LaunchRequest(Model):
     idempotency_key: str | None = Field(None, min_length=1, max_length=200)
     engine: str | None = None  #: where it runs: `local`, `slurm`, `slurm:PROFILE`
     engine_options: list[str] = Field([], max_length=50)  #: if the configuration allows any
-    nodes: int | None = Field(None, ge=1, le=100_000)
-    tasks: int | None = Field(None, ge=1, le=10_000_000)
     resume_from: str | None = None  #: the job to go on from; what is left out is as it was there
     #: One job for each combination of the values, or for each row of a table.
     sweep: dict[str, list[Any]] | list[dict[str, Any]] | None = None

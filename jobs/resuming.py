@@ -71,7 +71,11 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
     # A project's own kind of job may have the name of another one; a shipped file may have moved.
     file = was.manifest_file
     manifest = file if file is not None and Path(file).is_file() else was.manifest
-    wishes = was.resources.model_dump() | request.resources.model_dump(exclude_none=True)
+    engine = _engine_as_before(request, was)
+    wishes = was.resources.model_dump()
+    if was.batch is not None and engine.partition(":")[0] == was.engine:
+        wishes |= was.batch.model_dump(include={"nodes", "tasks"})
+    wishes |= request.resources.model_dump(exclude_none=True)
     limit = was.time_limit_s if request.time_limit_s is None else request.time_limit_s
     return request.model_copy(
         update={
@@ -81,23 +85,17 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
             "cwd": None if parent.is_at_home else was.cwd,
             "env": env | request.env,
             "environment": request.environment or was.environment,
-            **_engine_as_before(request, was),
+            "engine": engine,
             "resources": ResourceWishes(**wishes),
             "time_limit_s": limit,
         }
     )
 
 
-def _engine_as_before(request: LaunchRequest, was: LaunchManifest) -> dict[str, Any]:
-    """The engine with its profile, nodes and tasks, unless it is to go on somewhere else."""
-    if request.engine is not None or was.batch is None:
-        return {"engine": request.engine or was.engine}
-    profile = f":{was.batch.profile}" if was.batch.profile else ""
-    return {
-        "engine": f"{was.engine}{profile}",
-        "nodes": request.nodes or was.batch.nodes,
-        "tasks": request.tasks or was.batch.tasks,
-    }
+def _engine_as_before(request: LaunchRequest, was: LaunchManifest) -> str:
+    """The engine with its profile, unless it is to go on somewhere else."""
+    profile = f":{was.batch.profile}" if was.batch and was.batch.profile else ""
+    return request.engine or f"{was.engine}{profile}"
 
 
 def params_as_before(kind: Manifest, parent: Parent, given: Collection[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jobs import artifacts, disk, logs
 from jobs.acceptance import accept
 from jobs.arguments import check_text
+from jobs.batch import BatchRecord
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.enquiries import Enquiries, check_wait, parse_number
@@ -261,6 +262,11 @@ class Service(Enquiries):
             return self._manifests.all(near)[0]
         check_text("name", name)
         return [self._manifests.get(name, near)]
+
+    def placement(self, job: Job) -> str | None:
+        """Where a scheduler has put the job, and what it used there; none for jobs of here."""
+        record = read_record(self.directory(job).batch, BatchRecord)
+        return str(record) if record else None
 
     def disk_warning(self) -> str | None:
         return disk.warning(self._settings)

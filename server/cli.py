@@ -121,6 +121,14 @@ def launch(
     cores: Annotated[int | None, typer.Option(min=1, help="CPU cores that it holds.")] = None,
     memory_mb: Annotated[int | None, typer.Option(min=0, help="Memory that it holds.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs that it holds.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="ENGINE", help="local, slurm or slurm:PROFILE.")
+    ] = None,
+    engine_option: Annotated[
+        list[str] | None, typer.Option(metavar="OPTION", help="Of sbatch, where allowed.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Of the cluster.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="MPI ranks, on a cluster.")] = None,
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="90 (seconds), 30m, 2h, 1d.")
     ] = None,
@@ -149,6 +157,9 @@ def launch(
     Options come before the command. With --wait the exit code is 1 unless the job completed.
     """
     with refusing(as_json=as_json):
+        wishes = ResourceWishes(
+            cores=cores, memory_mb=memory_mb, gpus=gpus, nodes=nodes, tasks=tasks
+        )
         request = LaunchRequest(
             manifest=manifest,
             params=parameters(param or []),
@@ -160,7 +171,9 @@ def launch(
             environment=environment,
             inputs=[_absolute(path) for path in input_ or []],
             outputs=output or [],
-            resources=ResourceWishes(cores=cores, memory_mb=memory_mb, gpus=gpus),
+            resources=wishes,
+            engine=engine,
+            engine_options=engine_option or [],
             time_limit_s=None if time_limit is None else seconds(time_limit, "--time-limit"),
             idempotency_key=idempotency_key,
             sweep=values_of(sweep) if sweep else None,

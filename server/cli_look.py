@@ -321,7 +321,7 @@ def tell_job(service: Service, job: Job, *, as_json: bool) -> None:
     if as_json:
         print_reply(job_replies.one_job(job, root, "", limits)[1])
     else:
-        show(cli_views.job_block(job, root, service.last_line(job), limits))
+        show(cli_views.job_block(job, root, service.last_line(job), limits, service.placement(job)))
 
 
 def _short(job: Job) -> str:

@@ -105,13 +105,19 @@ def _how(job: Job) -> str:
 
 
 def job_block(
-    job: Job, job_dir: str, last: tuple[str, str] | None, limits: Limits | None
+    job: Job,
+    job_dir: str,
+    last: tuple[str, str] | None,
+    limits: Limits | None,
+    placement: str | None = None,
 ) -> RenderableType:
     """One job whole, with what to do next."""
     grid = _facts()
     kind = f", manifest {job.manifest}" if job.manifest else ""
     grid.add_row("name", Text(f"{shown(job.name, 100)}, project {shown(job.project)}{kind}"))
     grid.add_row("launched", Text(f"{when(job.created_at)}, holds {_resources(job)}"))
+    if placement:
+        grid.add_row("placed", Text(shown(placement, 300)))
     if limits is not None:
         grid.add_row("limits", Text(str(limits)))
     progress = job.progress

@@ -7,20 +7,13 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 
-class ProgressReply(BaseModel):
-    fraction: float | None = None
-    message: str | None = None
-    eta_s: float | None = None
-    metrics: dict[str, float] | None = None
-
-
 class JobReply(BaseModel):
     job_id: str
     state: str
     name: str
     project: str
     outcome: dict[str, Any] | None = None  #: what is known of jobs.model.Outcome
-    progress: ProgressReply | None = None
+    progress: dict[str, Any] | None = None  #: as jobs.model.Progress
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None
@@ -45,7 +38,7 @@ class StatusReply(BaseModel):
     name: str | None = None
     project: str | None = None
     outcome: dict[str, Any] | None = None  #: what is known of jobs.model.Outcome
-    progress: ProgressReply | None = None
+    progress: dict[str, Any] | None = None  #: as jobs.model.Progress
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None

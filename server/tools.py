@@ -65,6 +65,9 @@ def register(server: MCPServer[Any]) -> None:
             list[str] | None, Field(description="Files or globs that success requires")
         ] = None,
         resources: ResourceWishes | None = None,
+        engine: Annotated[
+            str | None, Field(description="local, slurm or slurm:PROFILE of the configuration")
+        ] = None,
         time_limit_s: Annotated[
             float | None, Field(description="Ended after so long; default: never")
         ] = None,
@@ -142,7 +145,13 @@ def register(server: MCPServer[Any]) -> None:
         highlights = await asyncio.to_thread(service.highlights, job)
         return _result(
             *job_replies.one_job(
-                job, str(job_dir.root), words, limits, warning=warning, highlights=highlights
+                job,
+                str(job_dir.root),
+                words,
+                limits,
+                warning=warning,
+                highlights=highlights,
+                placement=service.placement(job),
             )
         )
 
