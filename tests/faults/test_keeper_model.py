@@ -202,7 +202,7 @@ class KeeperMachine(RulesOfWorld):
         request = LaunchRequest(command=["true"], resources=wishes)
         work = accept(request, self.server, self.settings, Manifests([]), client=None)
         if killed is None:
-            self.accepted[self.do(work)[0].id] = Accepted(promised=True)
+            self.accepted[self.do(work)[0][0].id] = Accepted(promised=True)
             self.passes(int(woken))
             return
         self.death.at = killed
