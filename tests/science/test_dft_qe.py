@@ -262,4 +262,4 @@ def test_a_run_that_goes_on_keeps_its_basis(tmp_path: Path) -> None:
     assert "cannot change its ecutwfc from 20.0 to 24.0" in refused.stderr
     refused = SCRIPT.run(tmp_path / "empty", *FAST, "--resume")
     assert refused.returncode == 66
-    assert "holds no checkpoint" in refused.stderr
+    assert "holds no checkpoint: leave out --resume" in refused.stderr
