@@ -1,4 +1,4 @@
-"""Where a run of pw.x can go on from: a copy of its files and of our tables, and when it is sound."""
+"""Where a run of pw.x can go on from: a copy of its files and our tables, and when it is sound."""
 
 from __future__ import annotations
 
