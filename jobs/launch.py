@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -84,7 +85,7 @@ def resolve(
         request = as_before(request, parent)
     if (request.manifest is None) == (request.command is None):
         raise InvalidArgumentError("Exactly one of manifest and command must be given.")
-    near = Path(request.cwd).expanduser() if request.cwd is not None else None
+    near = Path(os.path.expanduser(request.cwd)) if request.cwd is not None else None
     kind = manifests.get(request.manifest, near) if request.manifest is not None else None
     if kind is None and request.params:
         raise InvalidArgumentError("params go with a manifest, not with a command.")

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -32,6 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from qe_checkpoint import can_go_on, save_checkpoint, take_up
 from qe_input import PwInput
 from qe_log import Log, draw
 from qe_results import results, write_xyz
@@ -48,7 +48,6 @@ from script_support import (
 
 EXIT_FAILED = 65
 STOP_FILE = "pwscf.EXIT"  # pw.x looks for it, removes it and stops: also when it was there before
-TABLES = ("scf.csv", "steps.csv")
 LOOK_EVERY_S = 0.1
 
 
@@ -109,57 +108,6 @@ def generate(recipe: Path, folder: Path, name: str) -> None:
         by_product.unlink(missing_ok=True)
 
 
-# ---- checkpoints ---------------------------------------------------------------------------------
-
-
-def state(pw: PwInput, options: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same when a run goes on."""
-    return {"processes": options.processes, **pw.unchangeable()}
-
-
-def save_checkpoint(out: Path, state: dict[str, Any]) -> None:
-    """Replace checkpoint/ by what pw.x and the tables need to go on from here."""
-    new, old = out / "checkpoint.new", out / "checkpoint.old"
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.copytree(out / "out", new / "out")
-    for table in TABLES:
-        shutil.copyfile(out / table, new / table)
-    write_json(state, new / "state.json")
-    shutil.rmtree(old, ignore_errors=True)
-    if (out / "checkpoint").exists():
-        os.rename(out / "checkpoint", old)
-    os.rename(new, out / "checkpoint")
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def take_up(state: dict[str, Any], options: argparse.Namespace) -> bool:
-    """Put the files of checkpoint/ where pw.x looks for them; whether there are any."""
-    saved = options.out / "checkpoint"
-    if not options.resume:
-        if saved.exists():
-            raise ScriptError(f"{options.out} holds a run: add --resume, or choose another --out")
-        for path in (*TABLES, "pw.out"):
-            (options.out / path).unlink(missing_ok=True)
-        return False
-    try:
-        was = json.loads((saved / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ScriptError(f"{saved} holds no checkpoint of a run; start without --resume") from None
-    for name, value in state.items():
-        if was.get(name) != value:
-            raise ScriptError(
-                f"a run that goes on cannot change its {name} from {was.get(name)} to {value};"
-                " start anew for that"
-            )
-    if (options.out / "pw.out").exists():  # what it says must be of this start
-        os.replace(options.out / "pw.out", options.out / "pw.before.out")
-    shutil.rmtree(options.out / "out", ignore_errors=True)
-    shutil.copytree(saved / "out", options.out / "out")
-    for table in TABLES:
-        shutil.copyfile(saved / table, options.out / table)
-    return True
-
-
 # ---- the run -------------------------------------------------------------------------------------
 
 
@@ -169,6 +117,11 @@ def pw_command(options: argparse.Namespace) -> list[str]:
     # Waiting processes give way: else two of them on one busy core take ten times as long.
     yielding = ["--bind-to", "none", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1"]
     return ["mpirun", *yielding, "-np", str(options.processes), "pw.x", "-in", "pw.in"]
+
+
+def state(pw: PwInput, options: argparse.Namespace) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
+    return {"processes": options.processes, **pw.unchangeable()}
 
 
 def deaf() -> None:
@@ -226,24 +179,27 @@ def run_leg(pw: PwInput, log: Log, leg_s: float, resumes: bool, options: argpars
 
 def run_legs(pw: PwInput, options: argparse.Namespace) -> tuple[Log, int]:
     """pw.x again and again until it is done, fails or is to stop."""
-    resumes = take_up(state(pw, options), options)
+    same = state(pw, options)
+    (options.out / "pw.out").unlink(missing_ok=True)  # what it says must be of this start
+    resumes = take_up(same, options.out)
     log = Log(options.out, pw.moves_atoms)
     if resumes:
         say(f"[resume] ionic_step={log.ionic_step} after iteration={log.iterations()}")
     leg_s = options.checkpoint_every_s
     while True:
-        before = len(log.scf)
         code = run_leg(pw, log, leg_s, resumes, options)
         if "leg_over" not in log.seen or "stopped" in log.seen:
             return log, code
-        if log.scf:  # see `run`
-            save_checkpoint(options.out, state(pw, options))
-            resumes = True
-        if len(log.scf) == before:  # too short a leg even for one iteration
-            leg_s *= 2
         if options.stops:
             log.seen["stopped"] = ""
             return log, code
+        if can_go_on(log, code):
+            save_checkpoint(options.out, same)
+            resumes, leg_s = True, options.checkpoint_every_s
+        else:  # the leg is lost; a longer one ends elsewhere
+            resumes, leg_s = take_up(same, options.out), 2 * leg_s
+            fraction, log = log.fraction, Log(options.out, pw.moves_atoms)
+            log.fraction = fraction
 
 
 def run(options: argparse.Namespace) -> bool:
@@ -252,15 +208,16 @@ def run(options: argparse.Namespace) -> bool:
         if shutil.which(program) is None:
             raise ScriptError(f"{program} is not on the PATH; install Quantum ESPRESSO")
     options.out.mkdir(parents=True, exist_ok=True)
+    if (options.out / "checkpoint").exists() != options.resume:
+        what = "no checkpoint: leave out" if options.resume else "a run: add"
+        raise ScriptError(f"{options.out} holds {what} --resume, or choose another --out")
     pw = prepare(options)
     options.stops = listen_for_stop()
     started_s = time.monotonic()
     log, code = run_legs(pw, options)
     trouble = fault(log, code, pw)
     stopped = "stopped" in log.seen
-    # With 255 it was stopped before it began. From within the very first iteration pw.x goes on
-    # with a wrong density, and needs more iterations than from its start.
-    if (stopped or trouble) and log.scf and not log.error and code in (0, 2, 3):
+    if (stopped or trouble) and can_go_on(log, code):
         save_checkpoint(options.out, state(pw, options))
     finished = not stopped and trouble is None
     settings = {

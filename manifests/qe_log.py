@@ -31,6 +31,7 @@ _LINES = {
     "relaxed": re.compile(r"^\s+(?:End of BFGS Geometry|bfgs converged)"),
     "out_of_steps": re.compile(r"^\s+The maximum number of steps has been reached"),
     "stopped": re.compile(r"^\s+Program stopped by user request"),
+    "in_scf": re.compile(r"^\s+Calculation stopped in scf loop at iteration #\s*(\d+)"),
     "leg_over": re.compile(r"^\s+Maximum CPU time exceeded"),
     "error": re.compile(r"^\s+Error in routine\s+(.+?)\s*\("),
 }

@@ -77,7 +77,8 @@ async def test_launch_now_and_inspect_from_later_servers(home: Path, tmp_path: P
     job_id = launched["structuredContent"]["job_id"]
 
     status = (await inspector.call("job_status", job_id=job_id))["structuredContent"]
-    assert (status["state"], status["outcome"]) == ("completed", {"exit_code": 0})
+    ended = {"exit_code": 0, "decided_by": "exit code"}
+    assert (status["state"], status["outcome"]) == ("completed", ended)
     log = (await inspector.call("tail_log", job_id=job_id))["structuredContent"]
     assert log["text"] == "step 1\nstep 2\n"
     files = (await inspector.call("list_artifacts", job_id=job_id))["structuredContent"]

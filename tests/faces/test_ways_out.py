@@ -141,7 +141,12 @@ async def test_an_input_that_never_ends_is_refused(home: Path) -> None:
         params = {"file": endless}
         answer = await call("launch_job", manifest="say", params=params, wait_s=20)
         launched = json.loads((Path(answer.data["job_dir"]) / "job.json").read_text("utf-8"))
-        assert launched["inputs"][0] == {"path": endless, "size": 0, "sha256": None}
+        assert launched["inputs"][0] == {
+            "path": endless,
+            "size": 0,
+            "sha256": None,
+            "kept": None,
+        }
     assert [path.name for path in (home / "jobs" / "default").iterdir()] == [answer.data["job_id"]]
 
 

@@ -119,7 +119,7 @@ async def test_reads_try_again_after_a_while_to_bring_a_keeper(
     assert keeper is not None
     (home.parent / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
     kill(keeper)
-    monkeypatch.setattr("jobs.service.KEEPER_AGAIN_S", 0.0)
+    monkeypatch.setattr("jobs.enquiries.KEEPER_AGAIN_S", 0.0)
     await service.job(job.id)  # in vain
     await until(lambda: keeper_pid(home) is None)
     (home.parent / "config.toml").write_text("", encoding="utf-8")

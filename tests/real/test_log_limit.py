@@ -117,7 +117,8 @@ async def test_a_failure_is_told_from_what_is_left_of_the_logs(
     gate.touch()
     job = await ended(service, (await write(service, gate, "", code=3, blocks=5)).id)
     assert job.outcome.exit_code == 3
-    assert job.outcome.reason == "Exit code 3. RuntimeError: too many words"
+    assert job.outcome.reason == "Exit code 3."
+    assert job.outcome.error == "RuntimeError: too many words"
     assert space(service.directory(job).stderr) <= limit_mb * MB
     assert service.last_line(job) == ("stderr", "RuntimeError: too many words")
 

@@ -18,7 +18,7 @@ from jobs.directory import read_record
 from jobs.model import Job, StartedRecord
 from jobs.service import Service
 from jobs.states import State
-from tests.support.science import check_whole, needs, run, start, watched
+from tests.support.science import check_whole, needs, run, slow_science, start, watched
 from tests.support.scripts import MANIFESTS, Script
 
 pytestmark = needs("pw.x", "ld1.x")
@@ -120,6 +120,7 @@ async def test_cancel_keeps_a_checkpoint_and_the_run_goes_on(service: Service) -
     await check_goes_on(service, ran.job, ran.table("scf.csv"))
 
 
+@slow_science
 async def test_a_killed_run_goes_on_from_its_last_checkpoint(service: Service) -> None:
     job, work = await running(service, checkpoint_every_s=3)
     await appears(work, "checkpoint/state.json")
@@ -150,6 +151,7 @@ async def check_goes_on(service: Service, job: Job, before: list[dict[str, str]]
 # ---- the script ----------------------------------------------------------------------------------
 
 
+@slow_science
 def test_lattice_constant_is_that_of_pbe(tmp_path: Path) -> None:
     """5.47 angstrom: Haas, Tran, Blaha, 10.1103/PhysRevB.79.085104."""
     pressure = {}
@@ -191,6 +193,7 @@ def test_an_own_input_relaxes_and_goes_on_after_too_few_steps(tmp_path: Path) ->
     assert apart == pytest.approx([5.431 / 4] * 3, abs=0.01)
 
 
+@slow_science
 def test_pseudopotentials_of_ones_own_and_two_processes(tmp_path: Path) -> None:
     assert SCRIPT.run(tmp_path / "one", *FAST).returncode == 0
     own = tmp_path / "own"
@@ -262,4 +265,4 @@ def test_a_run_that_goes_on_keeps_its_basis(tmp_path: Path) -> None:
     assert "cannot change its ecutwfc from 20.0 to 24.0" in refused.stderr
     refused = SCRIPT.run(tmp_path / "empty", *FAST, "--resume")
     assert refused.returncode == 66
-    assert "holds no checkpoint" in refused.stderr
+    assert "holds no checkpoint: leave out --resume" in refused.stderr

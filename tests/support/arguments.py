@@ -7,6 +7,7 @@ A place is written `name`, `name[]` for what a list holds, `name{}` for a value 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,20 +39,29 @@ def _within(place: str, schema: dict[str, Any]) -> Iterator[str]:
 def put(arguments: dict[str, Any], place: str, texts: list[str]) -> dict[str, Any]:
     """The same arguments with `texts` at a place, which takes one of them or several."""
     arguments = copy.deepcopy(arguments)
-    name, mark = place, ""
-    for ending in ("[]", "{key}", "{}"):
-        if place.endswith(ending):
-            name, mark = place.removesuffix(ending), ending
-    if mark == "[]":
-        arguments[name] = [*arguments.get(name, []), *texts]
-    elif mark == "{}":
-        old = arguments.get(name, {})
-        keys = [key for key, value in old.items() if value is None]  # None: to be filled
-        keys = keys or [f"V{number}" for number in range(len(texts))]
-        arguments[name] = {**old, **dict(zip(keys, texts, strict=True))}
-    elif mark == "{key}":
-        inner = arguments if not name else arguments.setdefault(name, {})
-        inner.update(dict.fromkeys(texts, "1"))
-    else:
-        (arguments[name],) = texts
+    name = re.split(r"[\[{]", place, maxsplit=1)[0]
+    marks = re.findall(r"\[\]|\{key\}|\{\}", place[len(name) :])
+    if not name:
+        return {**arguments, **dict.fromkeys(texts, "1")}
+    arguments[name] = _filled(arguments.get(name), marks, texts)
     return arguments
+
+
+def _filled(old: Any, marks: list[str], texts: list[str]) -> Any:
+    if not marks:
+        (text,) = texts
+        return text
+    mark, *rest = marks
+    if mark == "[]" and rest:  # what is there is how each is to look
+        (like,) = old or [None]
+        return [_filled(copy.deepcopy(like), rest, [text]) for text in texts]
+    if mark == "[]":
+        return [*(old or []), *texts]
+    old = old or {}
+    if mark == "{key}":
+        return {**old, **dict.fromkeys(texts, "1")}
+    keys = [key for key, value in old.items() if value is None]  # None: to be filled
+    if rest:
+        return {**old, **{key: _filled(None, rest, texts) for key in keys}}
+    keys = keys or [f"V{number}" for number in range(len(texts))]
+    return {**old, **dict(zip(keys, texts, strict=True))}
