@@ -16,6 +16,7 @@ class BatchWishes(Model):
     reservation: str | None = None
     nodes: int = 1
     tasks: int = 1
+    modules: list[str] = []  #: loaded before the command
     options: list[str] = []  #: further ones of the scheduler's own
     #: What is run when the scheduler starts the job anew after a node has failed; none: it is not.
     restart_command: list[str] | None = None
@@ -26,6 +27,7 @@ class BatchRecord(Model):
     submission without an ID, and again at each change."""
 
     token: str  #: the name under which it is found again
+    index: int | None = None  #: which task of an array it is
     id: str | None = None  #: the scheduler's own
     state: str | None = None  #: in the scheduler's words
     detail: str | None = None  #: why it waits, or since when the scheduler has not answered

@@ -9,11 +9,6 @@ from jobs.settings import Settings, SlurmProfile
 from jobs.text import shown
 
 LOCAL, SLURM = "local", "slurm"
-_LOAD_MODULES = """\
-type module >/dev/null 2>&1 || . /etc/profile.d/modules.sh 2>/dev/null \
-|| . /etc/profile.d/lmod.sh 2>/dev/null
-module load {modules} || exit 96
-exec "$@\""""
 
 
 def chosen_engine(
@@ -62,15 +57,7 @@ def batch_wishes(
         profile=name,
         nodes=request.resources.nodes or profile.nodes,
         tasks=request.resources.tasks or profile.tasks,
+        modules=profile.modules,
         options=[*profile.options, *request.engine_options],
         **told,
     )
-
-
-def module_prefix(profile: SlurmProfile | None) -> list[str]:
-    """What stands before a command whose profile names modules."""
-    if profile is None or not profile.modules:
-        return []
-    import shlex
-
-    return ["bash", "-c", _LOAD_MODULES.format(modules=shlex.join(profile.modules)), "outlast"]

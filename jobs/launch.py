@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from jobs import __version__, clock
 from jobs.arguments import check_cwd, check_input, check_outputs, check_text
-from jobs.batching import LOCAL, batch_wishes, chosen_engine, module_prefix
+from jobs.batching import LOCAL, batch_wishes, chosen_engine
 from jobs.directory import Placement, describe_input
 from jobs.disk import check_room
 from jobs.environment import (
@@ -185,7 +185,6 @@ class _Resolver:
             if software and software.version_command:
                 asks = {"version_command": [*before, *software.version_command]}
                 software = software.model_copy(update=asks)
-        before = [*module_prefix(profile), *before]
         command = [*before, *command]
         executable = command[0]  # elsewhere there may be other programs than here
         if engine == LOCAL:

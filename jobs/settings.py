@@ -70,7 +70,7 @@ class SlurmSettings(BaseModel):
     profiles: dict[str, SlurmProfile] = {}
     default_profile: str | None = None
     allow_options: bool = False  #: whether a launch may pass options of sbatch
-    poll_s: float = Field(10.0, ge=5.0, le=600.0)  #: between looks at the queue, at the least
+    poll_s: float = Field(10.0, ge=10.0, le=600.0)  #: between looks, of up to two calls each
 
 
 class Engines(BaseModel):

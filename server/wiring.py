@@ -52,7 +52,9 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[Servic
 
 def run_keeper(home: Home) -> NoReturn:
     """Keep until there is nothing left to keep. The caller holds the keeper's lock."""
+    from jobs.engines.base import Engine
     from jobs.engines.local import LocalEngine
+    from jobs.engines.slurm import SlurmEngine
     from jobs.keeper import Keeper
 
     logging.basicConfig(
@@ -65,7 +67,10 @@ def run_keeper(home: Home) -> NoReturn:
             settings = load_settings(home=home.root)
             store = await open_store(home)
             reach("keeper.begun")
-            engines = {"local": LocalEngine(home.wake, keeper_command(home))}
+            engines: dict[str, Engine] = {
+                "local": LocalEngine(home.wake, keeper_command(home)),
+                "slurm": SlurmEngine(settings.engines.slurm.poll_s),
+            }
             await Keeper(store=store, engines=engines, home=home, settings=settings).run()
             await store.close()
             status = 0

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.failpoints import POINTS
 from server.wiring import open_service
 from tests.support.crash_case import Case, World, expected, run_case
-from tests.support.crash_matrix import BEGIN, END, PAGE, cases
+from tests.support.crash_matrix import BEGIN, END, PAGE, STEPS, cases
 from tests.support.wait import ended
 
 
@@ -35,11 +34,11 @@ async def test_a_start_that_failed_late_is_not_taken_back(tmp_path: Path) -> Non
 
 def test_every_step_is_killed_and_frozen() -> None:
     for action in ("kill", "stop"):
-        assert {case.point for case in cases() if case.action == action} == set(POINTS)
+        assert {case.point for case in cases() if case.action == action} == set(STEPS)
 
 
 def test_the_page_shows_every_step() -> None:
     page = PAGE.read_text(encoding="utf-8")
     table = page[page.index(BEGIN) : page.index(END)]
     rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert rows == list(POINTS)
+    assert rows == STEPS

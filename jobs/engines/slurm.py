@@ -1,0 +1,360 @@
+"""Jobs on a cluster: handed to Slurm, found again by a token, told from three witnesses.
+
+A job's directory has to be visible on the nodes under the same path. `batch.json` says what Slurm
+has of a job: a token before anything is submitted, its ID behind that, and each change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jobs import clock
+from jobs.batch import BatchRecord
+from jobs.directory import read_record
+from jobs.engines import slurm_commands as slurm
+from jobs.engines.base import Phase, RefusedError, Sighting, Submission, UnreachableError
+from jobs.engines.slurm_rows import AccountRow, QueueRow
+from jobs.engines.slurm_script import batch_script, job_script, secrets_file
+from jobs.engines.slurm_states import FINAL, LIVE, WAITING, Seen, sight
+from jobs.failpoints import reach
+from jobs.files import write_durable, write_file
+from jobs.model import ExitRecord, LaunchManifest, StartedRecord
+from jobs.paths import JobDir
+
+log = logging.getLogger(__name__)
+
+#: After so long no sbatch of a keeper that was killed can still be on its way: it gives up after
+#: ten seconds by itself.
+IN_FLIGHT_S = 30.0
+SETTLE_S = 15.0  #: for a shared file system, or the accounting, to show what has happened
+AGAIN_S = 20.0  #: between orders to end a job that does not end
+SLOWEST_S = 60.0  #: between looks at a queue in which nothing happens
+SHORT_S = 600.0  #: of a shorter time limit the minutes in which Slurm counts are too coarse
+KILL_AFTER_S = 60.0  #: behind the grace period Slurm is to end what the script has not
+
+
+class SlurmEngine:
+    """Implements `Engine`. What it remembers are answers of Slurm, which it asks again."""
+
+    def __init__(self, poll_s: float) -> None:
+        self._poll_s = poll_s
+        self._interval_s = poll_s
+        self._records: dict[Path, BatchRecord] = {}  #: of jobs that have not ended
+        self._queue: dict[str, QueueRow] = {}
+        self._account: dict[str, AccountRow] = {}
+        self._asked_at = -math.inf  #: by the monotonic clock, as all times here
+        self._answered: set[str] = set()  #: IDs that the last answer was about
+        self._silent_since: float | None = None  #: by the wall clock
+        self._silence = ""
+        self._over_since: dict[str, float] = {}  #: IDs that Slurm has told the end of, or forgotten
+        self._told_to_end: dict[str, float] = {}
+        self._errands: dict[str, asyncio.Task[None]] = {}
+
+    def is_ready(self) -> bool:
+        return self._silent_since is None or "ping" not in self._errands and self._due()
+
+    async def submit(self, batch: Sequence[Submission]) -> None:
+        """Submit once what can go together: the tasks of an array have all options in common."""
+        groups: dict[tuple[str, ...], list[Submission]] = {}
+        for one in batch:
+            if await self._was_submitted(one.job_dir):
+                continue
+            groups.setdefault(tuple(_options(one.launched)), []).append(one)
+        for options, group in groups.items():
+            await self._submit(group, options)
+
+    async def _was_submitted(self, job_dir: JobDir) -> bool:
+        """Whether Slurm has the job already. Raises UnreachableError when it cannot be known yet."""
+        record = self._record(job_dir)
+        if record is None:
+            return False
+        if record.id is None:
+            record = await self._found(job_dir, record)
+        return record.id is not None
+
+    async def _submit(self, group: list[Submission], options: tuple[str, ...]) -> None:
+        token = group[0].launched.job_id
+        several = len(group) > 1
+        for index, one in enumerate(group):
+            record = BatchRecord(token=token, index=index if several else None)
+            await asyncio.to_thread(_furnish, one, record)
+            self._records[one.job_dir.root] = record
+        reach("slurm.intended")
+        log_file = "/dev/null" if several else str(group[0].job_dir.batch_log)
+        array = [f"--array=0-{len(group) - 1}"] if several else []
+        script = batch_script([one.job_dir for one in group])
+        try:
+            base = await slurm.submit(script, token, [*options, *array, f"--output={log_file}"])
+        except slurm.Refused as error:
+            for one in group:
+                self._forget(one.job_dir)
+                one.job_dir.batch.unlink(missing_ok=True)
+            raise RefusedError(str(error)) from None
+        except slurm.Unreachable as error:
+            self._fell_silent(str(error))
+            raise UnreachableError(f"Slurm does not answer: {error}") from None
+        reach("slurm.submitted")
+        for index, one in enumerate(group):
+            self._note(one.job_dir, id=f"{base}_{index}" if several else base)
+        reach("slurm.recorded")
+        self._look_soon()
+
+    async def poll(self, job_dir: JobDir) -> Sighting:
+        """From the job's own records and the last answers; Slurm is asked beside."""
+        ended = read_record(job_dir.exit, ExitRecord)
+        started = read_record(job_dir.started, StartedRecord)
+        record = self._record(job_dir)
+        if record is None:
+            if ended is not None:
+                return Sighting(Phase.ENDED, started, ended)
+            if started is None:
+                return Sighting(Phase.NEVER_STARTED)
+            return Sighting(Phase.VANISHED, started, detail="what Slurm had of it is gone")
+        if record.id is None:
+            try:
+                record = await self._found(job_dir, record)
+            except UnreachableError as error:
+                return Sighting(Phase.UNKNOWN, detail=str(error))
+            if record.id is None:
+                return Sighting(Phase.NEVER_STARTED)
+        self._ask_if_due()
+        sighting = sight(self._seen(record.id, started, ended))
+        sighting = self._in_our_words(record.id, sighting)
+        self._keep(job_dir, record.id, sighting)
+        return sighting
+
+    async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
+        record = self._record(job_dir)
+        if record is None:
+            return
+        if record.id is None:
+            with contextlib.suppress(UnreachableError):
+                record = await self._found(job_dir, record)
+        job_id = record.id
+        now = time.monotonic()
+        if job_id is None or now - self._told_to_end.get(job_id, -math.inf) < AGAIN_S:
+            return
+        self._told_to_end.setdefault(job_id, now)
+        begun = (self._queue[job_id].state in LIVE) if job_id in self._queue else job_dir.started.exists()
+        launched = read_record(job_dir.launch_manifest, LaunchManifest)
+        grace_s = grace_s if grace_s is not None else launched.grace_s if launched else 0.0
+        overdue = now - self._told_to_end[job_id] > grace_s + KILL_AFTER_S
+        signal = "TERM" if begun and not overdue else None
+        self._run(f"end {job_id}", self._end(job_id, signal))
+
+    def adopt(self, job_dir: JobDir, on_change: Callable[[], None]) -> Callable[[], None]:
+        """The keeper's own looks will do: nothing on this machine tells of a change."""
+        return lambda: None
+
+    async def _end(self, job_id: str, signal: str | None) -> None:
+        try:
+            await slurm.cancel([job_id], signal=signal)
+        except slurm.Unreachable as error:
+            self._fell_silent(str(error))
+            self._told_to_end.pop(job_id, None)  # try again at once
+        self._look_soon()
+
+    async def _found(self, job_dir: JobDir, record: BatchRecord) -> BatchRecord:
+        """The record with the ID that Slurm knows the token by, if it does. Raises UnreachableError
+        when it could not be asked, or a submission may still be on its way."""
+        intended_at = job_dir.batch.stat().st_mtime
+        if not self.is_ready():
+            raise UnreachableError(self._silence)
+        try:
+            ids = await slurm.find(record.token, since=intended_at - 86400)
+        except slurm.Unreachable as error:
+            self._fell_silent(str(error))
+            raise UnreachableError(f"Slurm does not answer: {error}") from None
+        if ids:
+            base = ids[-1].partition("_")[0]
+            found = base if record.index is None else f"{base}_{record.index}"
+            return self._note(job_dir, id=found)
+        if clock.now() - intended_at < IN_FLIGHT_S:
+            raise UnreachableError("it is not known yet whether Slurm has it")
+        return record
+
+    # What Slurm says.
+
+    def _due(self) -> bool:
+        return time.monotonic() - self._asked_at >= self._interval_s
+
+    def _look_soon(self) -> None:
+        """Something has happened: look at the next occasion that the pace allows."""
+        self._interval_s = self._poll_s
+
+    def _ask_if_due(self) -> None:
+        if self._due() and "ask" not in self._errands:
+            self._asked_at = time.monotonic()
+            self._run("ask", self._ask())
+
+    async def _ask(self) -> None:
+        """One question to the queue about all jobs, one to the accounting about those that it does
+        not know to be alive."""
+        ids = {record.id for record in self._records.values() if record.id is not None}
+        before = {job_id: row.state for job_id, row in self._queue.items()}
+        try:
+            await slurm.ping()
+            queue = await slurm.queue(ids)
+            over = {id for id in ids if id not in queue or queue[id].state in FINAL}
+            account = await slurm.accounting(over) if over else {}
+        except slurm.Unreachable as error:
+            self._fell_silent(str(error))
+            return
+        self._silent_since = None
+        self._queue, self._account, self._answered = queue, account or {}, ids
+        now = time.monotonic()
+        self._over_since = {id: self._over_since.get(id, now) for id in over}
+        changed = before != {job_id: row.state for job_id, row in queue.items()}
+        unsettled = any(now - since < SETTLE_S for since in self._over_since.values())
+        slower = min(self._interval_s * 1.5, max(SLOWEST_S, self._poll_s))
+        self._interval_s = self._poll_s if changed or unsettled else slower
+
+    def _fell_silent(self, why: str) -> None:
+        if self._silent_since is None:
+            self._silent_since = clock.now()
+        self._asked_at = time.monotonic()
+        self._interval_s = self._poll_s
+        self._silence = f"Slurm has not answered since {clock.iso(self._silent_since)}: {why}"
+        log.warning("%s", self._silence)
+
+    def _seen(self, job_id: str, started: StartedRecord | None, ended: ExitRecord | None) -> Seen:
+        over_since = self._over_since.get(job_id)
+        base = job_id.partition("_")[0] + "_"
+        known = any(id.startswith(base) for id in (*self._queue, *self._account))
+        return Seen(
+            started=started,
+            exit=ended,
+            queue=self._queue.get(job_id),
+            account=self._account.get(job_id),
+            array_is_known="_" in job_id and known,
+            queue_answered=self._silent_since is None and job_id in self._answered,
+            settled=over_since is not None and time.monotonic() - over_since >= SETTLE_S,
+        )
+
+    def _in_our_words(self, job_id: str, sighting: Sighting) -> Sighting:
+        """A job that waits can be stopped; one that runs needs no words, unless Slurm is silent."""
+        row = self._queue.get(job_id)
+        if sighting.phase is Phase.STARTING and row is not None and row.state in WAITING:
+            return replace(sighting, phase=Phase.WAITING)
+        silent = self._silence if self._silent_since is not None else None
+        if sighting.phase is Phase.UNKNOWN and silent:
+            return replace(sighting, detail=silent)
+        if sighting.phase is Phase.RUNNING:
+            words = (LIVE.get(row.state) or None) if row is not None else None
+            return replace(sighting, detail=silent or words)
+        return sighting
+
+    # What is written down.
+
+    def _record(self, job_dir: JobDir) -> BatchRecord | None:
+        if job_dir.root not in self._records:
+            record = read_record(job_dir.batch, BatchRecord)
+            if record is None:
+                return None
+            self._records[job_dir.root] = record
+        return self._records[job_dir.root]
+
+    def _note(self, job_dir: JobDir, **facts: Any) -> BatchRecord:
+        """Keep what has become known, if it is new."""
+        before = self._records[job_dir.root]
+        record = before.model_copy(update=facts)
+        if record != before:
+            self._records[job_dir.root] = record
+            text = record.model_dump_json(exclude_defaults=True) + "\n"
+            with contextlib.suppress(FileNotFoundError):  # its directory was removed
+                write_durable(job_dir.batch, text.encode())
+        return record
+
+    def _keep(self, job_dir: JobDir, job_id: str, sighting: Sighting) -> None:
+        row, account = self._queue.get(job_id), self._account.get(job_id)
+        last = row or account
+        facts: dict[str, Any] = {}
+        if last is not None:
+            facts["state"] = last.state
+            if last.nodes not in ("", "None assigned", "(null)"):
+                facts["nodes"] = last.nodes
+            if last.time_limit_s:
+                facts["requested_s"] = last.time_limit_s
+        if row is not None and row.restarts:
+            facts["restarts"] = row.restarts
+        if sighting.phase in (Phase.ENDED, Phase.VANISHED):
+            if last is not None and last.elapsed_s is not None:
+                facts["elapsed_s"] = last.elapsed_s
+            if account is not None:
+                efficiency = account.cpu_efficiency
+                facts["cpu_efficiency"] = None if efficiency is None else round(efficiency, 3)
+                facts["max_rss_kb"] = account.max_rss_kb
+        self._note(job_dir, **facts)
+        if sighting.phase in (Phase.ENDED, Phase.VANISHED):
+            job_dir.batch_secrets.unlink(missing_ok=True)
+            self._forget(job_dir)
+
+    def _forget(self, job_dir: JobDir) -> None:
+        record = self._records.pop(job_dir.root, None)
+        if record is not None and record.id is not None:
+            self._told_to_end.pop(record.id, None)
+
+    def _run(self, name: str, errand: Coroutine[Any, Any, None]) -> None:
+        """Run beside the keeper's loop, which no silent scheduler may hold up; one of a name."""
+        if name in self._errands:
+            errand.close()
+            return
+        task = asyncio.get_running_loop().create_task(errand)
+        self._errands[name] = task
+        task.add_done_callback(lambda _: self._errands.pop(name, None))
+
+
+def _furnish(one: Submission, record: BatchRecord) -> None:
+    """Write what the node will run, then that it is about to be submitted. Blocks."""
+    launched, job_dir = one.launched, one.job_dir
+    wishes = launched.batch
+    modules = [f"module load {module}" for module in wishes.modules] if wishes else []
+    script = job_script(
+        launched,
+        job_dir,
+        attempt=one.attempt,
+        setup=modules,
+        again=wishes.restart_command if wishes else None,
+    )
+    write_file(job_dir.batch_script, script.encode("utf-8", "surrogateescape"), mode=0o700)
+    with contextlib.suppress(FileNotFoundError):
+        secrets = json.loads(job_dir.secrets.read_bytes())
+        write_file(job_dir.batch_secrets, secrets_file(secrets))
+    write_durable(job_dir.batch, (record.model_dump_json(exclude_defaults=True) + "\n").encode())
+
+
+def _options(launched: LaunchManifest) -> list[str]:
+    """Of sbatch, for one job."""
+    wishes, held = launched.batch, launched.resources
+    options = [
+        f"--nodes={wishes.nodes if wishes else 1}",
+        f"--ntasks={wishes.tasks if wishes else 1}",
+        f"--cpus-per-task={held.cores}",
+        f"--signal=B:USR1@{math.ceil(launched.grace_s) + 30}",
+        "--no-requeue" if wishes is None or wishes.restart_command is None else "--requeue",
+    ]
+    if held.memory_mb:
+        options.append(f"--mem={held.memory_mb}M")
+    if held.gpus:
+        options.append(f"--gres=gpu:{held.gpus}")
+    limit_s = launched.time_limit_s
+    if limit_s:
+        # The script itself ends a short job to the second, and needs the time to do so.
+        spare_s = launched.grace_s + 90 if limit_s < SHORT_S else 0
+        options.append(f"--time={math.ceil((limit_s + spare_s) / 60)}")
+    if wishes is None:
+        return options
+    for name in ("partition", "account", "qos", "constraint", "reservation"):
+        value = getattr(wishes, name)
+        if value is not None:
+            options.append(f"--{name}={value}")
+    return [*options, *wishes.options]
