@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
 import time
@@ -23,10 +22,11 @@ from jobs.directory import read_record
 from jobs.engines import slurm_commands as slurm
 from jobs.engines.base import Phase, RefusedError, Sighting, Submission, UnreachableError
 from jobs.engines.slurm_rows import AccountRow, QueueRow
-from jobs.engines.slurm_script import batch_script, job_script, secrets_file
+from jobs.engines.slurm_script import batch_script
 from jobs.engines.slurm_states import FINAL, LIVE, WAITING, Seen, sight
+from jobs.engines.slurm_submission import furnish, options_of
 from jobs.failpoints import reach
-from jobs.files import write_durable, write_file
+from jobs.files import write_durable
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
 
@@ -38,7 +38,6 @@ IN_FLIGHT_S = 30.0
 SETTLE_S = 15.0  #: for a shared file system, or the accounting, to show what has happened
 AGAIN_S = 20.0  #: between orders to end a job that does not end
 SLOWEST_S = 60.0  #: between looks at a queue in which nothing happens
-SHORT_S = 600.0  #: of a shorter time limit the minutes in which Slurm counts are too coarse
 KILL_AFTER_S = 60.0  #: behind the grace period Slurm is to end what the script has not
 
 
@@ -53,6 +52,7 @@ class SlurmEngine:
         self._account: dict[str, AccountRow] = {}
         self._asked_at = -math.inf  #: by the monotonic clock, as all times here
         self._answered: set[str] = set()  #: IDs that the last answer was about
+        self._answered_at = -math.inf  #: by the wall clock
         self._silent_since: float | None = None  #: by the wall clock
         self._silence = ""
         self._over_since: dict[str, float] = {}  #: IDs that Slurm has told the end of, or forgotten
@@ -60,7 +60,7 @@ class SlurmEngine:
         self._errands: dict[str, asyncio.Task[None]] = {}
 
     def is_ready(self) -> bool:
-        return self._silent_since is None or "ping" not in self._errands and self._due()
+        return self._silent_since is None or ("ping" not in self._errands and self._due())
 
     async def submit(self, batch: Sequence[Submission]) -> None:
         """Submit once what can go together: the tasks of an array have all options in common."""
@@ -68,12 +68,12 @@ class SlurmEngine:
         for one in batch:
             if await self._was_submitted(one.job_dir):
                 continue
-            groups.setdefault(tuple(_options(one.launched)), []).append(one)
+            groups.setdefault(tuple(options_of(one.launched)), []).append(one)
         for options, group in groups.items():
             await self._submit(group, options)
 
     async def _was_submitted(self, job_dir: JobDir) -> bool:
-        """Whether Slurm has the job already. Raises UnreachableError when it cannot be known yet."""
+        """Whether Slurm has the job already. Raises UnreachableError when that is not known yet."""
         record = self._record(job_dir)
         if record is None:
             return False
@@ -86,7 +86,7 @@ class SlurmEngine:
         several = len(group) > 1
         for index, one in enumerate(group):
             record = BatchRecord(token=token, index=index if several else None)
-            await asyncio.to_thread(_furnish, one, record)
+            await asyncio.to_thread(furnish, one, record)
             self._records[one.job_dir.root] = record
         reach("slurm.intended")
         log_file = "/dev/null" if several else str(group[0].job_dir.batch_log)
@@ -128,6 +128,8 @@ class SlurmEngine:
                 return Sighting(Phase.NEVER_STARTED)
         self._ask_if_due()
         sighting = sight(self._seen(record.id, started, ended))
+        if started is not None and ended is None and started.started_at > self._answered_at:
+            sighting = Sighting(Phase.RUNNING, started)  # since Slurm was asked for the last time
         sighting = self._in_our_words(record.id, sighting)
         self._keep(job_dir, record.id, sighting)
         return sighting
@@ -144,7 +146,8 @@ class SlurmEngine:
         if job_id is None or now - self._told_to_end.get(job_id, -math.inf) < AGAIN_S:
             return
         self._told_to_end.setdefault(job_id, now)
-        begun = (self._queue[job_id].state in LIVE) if job_id in self._queue else job_dir.started.exists()
+        row = self._queue.get(job_id)
+        begun = job_dir.started.exists() if row is None else row.state in LIVE
         launched = read_record(job_dir.launch_manifest, LaunchManifest)
         grace_s = grace_s if grace_s is not None else launched.grace_s if launched else 0.0
         overdue = now - self._told_to_end[job_id] > grace_s + KILL_AFTER_S
@@ -201,6 +204,7 @@ class SlurmEngine:
         not know to be alive."""
         ids = {record.id for record in self._records.values() if record.id is not None}
         before = {job_id: row.state for job_id, row in self._queue.items()}
+        asked_at = clock.now()
         try:
             await slurm.ping()
             queue = await slurm.queue(ids)
@@ -209,7 +213,7 @@ class SlurmEngine:
         except slurm.Unreachable as error:
             self._fell_silent(str(error))
             return
-        self._silent_since = None
+        self._silent_since, self._answered_at = None, asked_at
         self._queue, self._account, self._answered = queue, account or {}, ids
         now = time.monotonic()
         self._over_since = {id: self._over_since.get(id, now) for id in over}
@@ -246,6 +250,8 @@ class SlurmEngine:
         if sighting.phase is Phase.STARTING and row is not None and row.state in WAITING:
             return replace(sighting, phase=Phase.WAITING)
         silent = self._silence if self._silent_since is not None else None
+        if sighting.phase is Phase.UNKNOWN and job_id not in self._answered:
+            return replace(sighting, detail=silent or "Slurm has just been given it")
         if sighting.phase is Phase.UNKNOWN and silent:
             return replace(sighting, detail=silent)
         if sighting.phase is Phase.RUNNING:
@@ -311,50 +317,3 @@ class SlurmEngine:
         task = asyncio.get_running_loop().create_task(errand)
         self._errands[name] = task
         task.add_done_callback(lambda _: self._errands.pop(name, None))
-
-
-def _furnish(one: Submission, record: BatchRecord) -> None:
-    """Write what the node will run, then that it is about to be submitted. Blocks."""
-    launched, job_dir = one.launched, one.job_dir
-    wishes = launched.batch
-    modules = [f"module load {module}" for module in wishes.modules] if wishes else []
-    script = job_script(
-        launched,
-        job_dir,
-        attempt=one.attempt,
-        setup=modules,
-        again=wishes.restart_command if wishes else None,
-    )
-    write_file(job_dir.batch_script, script.encode("utf-8", "surrogateescape"), mode=0o700)
-    with contextlib.suppress(FileNotFoundError):
-        secrets = json.loads(job_dir.secrets.read_bytes())
-        write_file(job_dir.batch_secrets, secrets_file(secrets))
-    write_durable(job_dir.batch, (record.model_dump_json(exclude_defaults=True) + "\n").encode())
-
-
-def _options(launched: LaunchManifest) -> list[str]:
-    """Of sbatch, for one job."""
-    wishes, held = launched.batch, launched.resources
-    options = [
-        f"--nodes={wishes.nodes if wishes else 1}",
-        f"--ntasks={wishes.tasks if wishes else 1}",
-        f"--cpus-per-task={held.cores}",
-        f"--signal=B:USR1@{math.ceil(launched.grace_s) + 30}",
-        "--no-requeue" if wishes is None or wishes.restart_command is None else "--requeue",
-    ]
-    if held.memory_mb:
-        options.append(f"--mem={held.memory_mb}M")
-    if held.gpus:
-        options.append(f"--gres=gpu:{held.gpus}")
-    limit_s = launched.time_limit_s
-    if limit_s:
-        # The script itself ends a short job to the second, and needs the time to do so.
-        spare_s = launched.grace_s + 90 if limit_s < SHORT_S else 0
-        options.append(f"--time={math.ceil((limit_s + spare_s) / 60)}")
-    if wishes is None:
-        return options
-    for name in ("partition", "account", "qos", "constraint", "reservation"):
-        value = getattr(wishes, name)
-        if value is not None:
-            options.append(f"--{name}={value}")
-    return [*options, *wishes.options]

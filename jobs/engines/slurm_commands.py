@@ -40,7 +40,7 @@ _SUBMIT_ENV = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", *_K
 _PASSING = re.compile(
     r"(?i)unable to contact|timed out|temporarily|zero bytes|connection|communication"
     r"|send/recv|receive failure|send failure|transport|standby mode|authentication|munge"
-    r"|try again|no route|unspecified error|shutting down"
+    r"|try again|no route|unspecified error|shutting down|configuration file|cannot stat"
 )
 #: What scancel says of jobs that have ended, or were never there.
 _NOTHING_TO_DO = re.compile(r"(?i)invalid job id|already (completing|completed)")

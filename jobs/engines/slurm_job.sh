@@ -157,6 +157,10 @@ set -m        # it gets a process group of its own
   fi
   export "${2?}"
   cd -- "$3" || cannot "working directory $3: cannot be entered"
+  case $4 in
+    */*) ;; # else it is what the node's modules and the job's PATH have of that name
+    *) set -- "${@:1:3}" "$(type -P -- "$4" || printf '%s' "$4")" "${@:5}" ;;
+  esac
   { [ -f "$4" ] && [ -x "$4" ]; } || { cd -- "$1" && cannot "executable $4: cannot be run"; }
   exec -a "$5" "$4" "${@:6}" # what fails even so is told on stderr, with exit code 126
 ) </dev/null >>stdout.log 2>>stderr.log &

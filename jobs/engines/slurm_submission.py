@@ -1,0 +1,62 @@
+"""What Slurm is given of a job: a script in its directory, and options."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+
+from jobs.batch import BatchRecord
+from jobs.engines.base import Submission
+from jobs.engines.slurm_script import job_script, secrets_file
+from jobs.files import write_durable, write_file
+from jobs.model import LaunchManifest
+
+SHORT_S = 600.0  #: of a shorter time limit the minutes in which Slurm counts are too coarse
+
+
+def furnish(one: Submission, record: BatchRecord) -> None:
+    """Write what the node will run, then that it is about to be submitted. Blocks."""
+    launched, job_dir = one.launched, one.job_dir
+    wishes = launched.batch
+    modules = [f"module load {module}" for module in wishes.modules] if wishes else []
+    script = job_script(
+        launched,
+        job_dir,
+        attempt=one.attempt,
+        setup=modules,
+        again=wishes.restart_command if wishes else None,
+    )
+    write_file(job_dir.batch_script, script.encode("utf-8", "surrogateescape"), mode=0o700)
+    with contextlib.suppress(FileNotFoundError):
+        secrets = json.loads(job_dir.secrets.read_bytes())
+        write_file(job_dir.batch_secrets, secrets_file(secrets))
+    write_durable(job_dir.batch, (record.model_dump_json(exclude_defaults=True) + "\n").encode())
+
+
+def options_of(launched: LaunchManifest) -> list[str]:
+    """Of sbatch, for one job."""
+    wishes, held = launched.batch, launched.resources
+    options = [
+        f"--nodes={wishes.nodes if wishes else 1}",
+        f"--ntasks={wishes.tasks if wishes else 1}",
+        f"--cpus-per-task={held.cores}",
+        f"--signal=B:USR1@{math.ceil(launched.grace_s) + 30}",
+        "--no-requeue" if wishes is None or wishes.restart_command is None else "--requeue",
+    ]
+    if held.memory_mb:
+        options.append(f"--mem={held.memory_mb}M")
+    if held.gpus:
+        options.append(f"--gres=gpu:{held.gpus}")
+    limit_s = launched.time_limit_s
+    if limit_s:
+        # The script itself ends a short job to the second, and needs the time to do so.
+        spare_s = launched.grace_s + 90 if limit_s < SHORT_S else 0
+        options.append(f"--time={math.ceil((limit_s + spare_s) / 60)}")
+    if wishes is None:
+        return options
+    for name in ("partition", "account", "qos", "constraint", "reservation"):
+        value = getattr(wishes, name)
+        if value is not None:
+            options.append(f"--{name}={value}")
+    return [*options, *wishes.options]
