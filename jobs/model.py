@@ -200,6 +200,14 @@ class JobEvent(Model):
     detail: str | None
 
 
+class BatchPlace(Model):
+    """Where a job ran that a batch system has placed."""
+
+    job: str  #: its ID there
+    node: str  #: that ran the script
+    restarts: int = 0  #: how often the batch system has begun it anew
+
+
 class ExitRecord(Model):
     """The shim's record of the end, as it stands in the file `exit`."""
 
@@ -211,9 +219,10 @@ class ExitRecord(Model):
     wall_s: float
     user_s: float
     system_s: float
-    max_rss_kb: int
+    max_rss_kb: int | None
     survivors: list[int] = []
     limit_hit: LimitName | None = None
+    batch: BatchPlace | None = None
 
 
 class StartedRecord(Model):
@@ -227,6 +236,7 @@ class StartedRecord(Model):
     gpu_ids: list[int] = []
     cgroups: list[str] = []  #: folders that were made for the job, and go with it
     limits: Limits | None = None
+    batch: BatchPlace | None = None
 
 
 class CancelWish(Model):

@@ -75,6 +75,21 @@ class JobDir:
         return self.root / "secrets.json"
 
     @property
+    def batch_script(self) -> Path:
+        """What a node runs of a job that a batch system has placed."""
+        return self.root / "slurm.sh"
+
+    @property
+    def batch_log(self) -> Path:
+        """What the batch system itself, or its script, has to say."""
+        return self.root / "slurm.log"
+
+    @property
+    def batch_secrets(self) -> Path:
+        """`secrets.json` as the node's script reads it; goes with it."""
+        return self.root / "slurm.secrets"
+
+    @property
     def progress(self) -> Path:
         return self.root / "progress.jsonl"
 

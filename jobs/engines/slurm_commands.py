@@ -1,0 +1,232 @@
+"""Slurm through its commands: each question is one call with explicit formats, answered in text.
+
+Never by `--json`, whose shape and truth change between releases. No variable of the user's bends
+a call, and each call has a time limit. That Slurm could not be asked is always an exception
+(`Unreachable`), never an empty answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+
+from jobs.engines.slurm_rows import (
+    ACCOUNT_FIELDS,
+    PARTITION_FORMAT,
+    QUEUE_FIELDS,
+    AccountRow,
+    Partition,
+    QueueRow,
+    parse_account,
+    parse_partitions,
+    parse_queue,
+)
+from jobs.text import shown
+
+CALL_S = 60.0  #: a busy controller answers late; sbatch itself tries for 9 s, squeue for 18 s
+PING_S = 15.0
+MOST_BYTES = 64 << 20  #: of one answer; a row has some 200
+
+_BENDING = re.compile(r"(SBATCH|SQUEUE|SACCT|SCANCEL|SINFO|SCONTROL|SALLOC|SRUN|SLURM)_")
+#: What of Slurm's own variables says which cluster is meant, rather than how to ask it.
+_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+#: What the batch shell may have of ours; the job's own environment comes with its script.
+_SUBMIT_ENV = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", *_KEPT)
+#: Says that the request did not get through, or might have: not that it is a bad one.
+_PASSING = re.compile(
+    r"(?i)unable to contact|timed out|temporarily|zero bytes|connection|communication"
+    r"|send/recv|receive failure|send failure|transport|standby mode|authentication|munge"
+    r"|try again|no route|unspecified error|shutting down"
+)
+_UNKNOWN_JOB = re.compile(r"(?i)invalid job id|already (completing|completed)|job/step already")
+
+
+class Unreachable(Exception):
+    """Slurm could not be asked, or its answer not understood. Says nothing about any job."""
+
+
+class Refused(Exception):
+    """Slurm has understood the request and does not accept it: asking again changes nothing."""
+
+
+async def ping() -> None:
+    """Returns when a controller answers. Raises Unreachable."""
+    code, out, error = await _run("scontrol", "ping", limit_s=PING_S)
+    if code or not re.search(r"\bUP\b", out):
+        raise Unreachable(_cause(error or out) or "no controller is up")
+
+
+async def submit(script: str, token: str, options: Sequence[str] = ()) -> str:
+    """Hand over a batch script; the job ID, of an array that of the whole.
+
+    The token is the job's name, by which `find` finds it when the answer was lost. Raises Refused;
+    or Unreachable, and then the job may have been accepted: look for the token before a new try.
+    """
+    code, out, error = await _run(
+        *("sbatch", "--parsable", f"--job-name={token}", f"--comment={token}", "--export=ALL"),
+        *options,
+        stdin=script,
+        env={key: value for key, value in command_env().items() if key in _SUBMIT_ENV},
+    )
+    job_id = out.strip().split(";")[0]
+    if code == 0 and job_id.isdecimal():
+        return job_id
+    reason = _cause(error) or f"sbatch ended with {code}"
+    if code <= 0 or _PASSING.search(error):
+        raise Unreachable(reason)
+    raise Refused(reason)
+
+
+async def find(token: str, *, since: float) -> list[str]:
+    """The IDs of our jobs with this token that were submitted after `since` (seconds since the
+    epoch), those of array tasks as `25_3`; from the queue and from the accounting.
+
+    Without accounting a job is not found that ended more than MinJobAge ago.
+    """
+    user = str(os.geteuid())
+    queued = await _squeue("-u", user, "-n", token)
+    begin = datetime.fromtimestamp(since).strftime("%Y-%m-%dT%H:%M:%S")
+    accounts = await _sacct("-u", user, "--name", token, "-S", begin)
+    found = {id for id, row in parse_queue(queued).items() if row.name == token}
+    if accounts is not None:
+        found |= {id for id, row in parse_account(accounts).items() if row.name == token}
+    return sorted(found, key=lambda id: [int(part) for part in id.split("_")])
+
+
+async def queue(ids: Collection[str]) -> dict[str, QueueRow]:
+    """What the controller knows of the jobs, in one call. Of those that are not in the answer it
+    knows nothing any more: it forgets a job MinJobAge after its end."""
+    if not ids:
+        return {}
+    # Of a single unknown ID squeue says that it is an error; of a list it leaves it out.
+    rows = parse_queue(await _squeue("-j", ",".join(_bases(ids)) + ","))
+    return {id: row for id, row in rows.items() if id in ids}
+
+
+async def accounting(ids: Collection[str]) -> dict[str, AccountRow] | None:
+    """What the accounting knows of the jobs, in one call; None where the cluster keeps none.
+
+    It lags behind the controller, and is wrong for a while after an outage of its own.
+    """
+    if not ids:
+        return {}
+    text = await _sacct("-j", ",".join(_bases(ids)))
+    return None if text is None else parse_account(text, ids)
+
+
+async def cancel(ids: Iterable[str], *, signal: str | None = None) -> None:
+    """End the jobs, or with a signal (`TERM`) only send that to their batch scripts. Harmless for
+    jobs that have ended or were never there."""
+    how = ["--batch", f"--signal={signal}"] if signal else []
+    code, _, error = await _run("scancel", *how, *ids)
+    if code and not _UNKNOWN_JOB.search(error):
+        raise Unreachable(_cause(error) or f"scancel ended with {code}")
+
+
+async def partitions() -> list[Partition]:
+    """What there is to run on, for people."""
+    code, out, error = await _run("sinfo", "-h", "-o", PARTITION_FORMAT)
+    if code:
+        raise Unreachable(_cause(error) or f"sinfo ended with {code}")
+    return parse_partitions(out)
+
+
+def command_env() -> dict[str, str]:
+    """Our environment without what would bend a call: the user's defaults, and the variables of
+    a job that we may be running in."""
+    kept = {k: v for k, v in os.environ.items() if k in _KEPT or not _BENDING.match(k)}
+    return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+
+
+async def _squeue(*which: str) -> str:
+    fields = ",".join(f"{field}:|" for field in QUEUE_FIELDS)
+    code, out, error = await _run("squeue", "-h", "-r", "-t", "all", "-O", fields, *which)
+    if code:
+        raise Unreachable(_cause(error) or f"squeue ended with {code}")
+    return out
+
+
+async def _sacct(*which: str) -> str | None:
+    fields = f"--format={','.join(ACCOUNT_FIELDS)}"
+    code, out, error = await _run("sacct", "-n", "-P", "--noconvert", fields, *which)
+    if code and re.search(r"(?i)accounting storage is disabled", out + error):
+        return None
+    if code or re.search(r"(?i)\berror:", error):  # some releases say so and end with 0
+        raise Unreachable(_cause(error) or f"sacct ended with {code}")
+    return out
+
+
+async def _run(
+    *command: str,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+    limit_s: float = CALL_S,
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr. Raises Unreachable when there is no such program, or it has
+    not ended in time: then it was killed."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=PIPE if stdin else DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=env or command_env(),
+            cwd="/",
+        )
+    except OSError as error:
+        raise Unreachable(f"{command[0]} cannot be run: {error.strerror}") from None
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        async with asyncio.timeout(limit_s):
+            out, error_text, _, code = await asyncio.gather(
+                _read(process.stdout),
+                _read(process.stderr),
+                _write(process.stdin, stdin),
+                process.wait(),
+            )
+    except TimeoutError:
+        raise Unreachable(f"{command[0]} did not answer within {limit_s:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return code, out, error_text
+
+
+async def _read(stream: asyncio.StreamReader) -> str:
+    blocks: list[bytes] = []
+    size = 0
+    while block := await stream.read(1 << 16):
+        size += len(block)
+        if size > MOST_BYTES:
+            raise Unreachable("the answer is too long to be one")
+        blocks.append(block)
+    return b"".join(blocks).decode("utf-8", "replace")
+
+
+async def _write(stream: asyncio.StreamWriter | None, text: str) -> None:
+    if stream is None:
+        return
+    try:
+        stream.write(os.fsencode(text))
+        await stream.drain()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it has refused before it had read all
+    finally:
+        stream.close()
+
+
+def _bases(ids: Iterable[str]) -> list[str]:
+    """The jobs and whole arrays that the IDs belong to."""
+    return list(dict.fromkeys(id.partition("_")[0] for id in ids))
+
+
+def _cause(text: str) -> str:
+    """What a command says to have gone wrong, in one line."""
+    lines = [re.sub(r"^\w+: ((error|fatal): )?", "", line.strip()) for line in text.splitlines()]
+    told = [line for line in dict.fromkeys(lines) if line and not line.startswith("Try ")]
+    return shown("; ".join(told), 300)

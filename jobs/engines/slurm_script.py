@@ -1,0 +1,111 @@
+"""The batch script, as text: it does on a node what the shim does here, with bash and coreutils.
+
+What Slurm gets (`batch_script`) only enters the job directory and becomes `slurm.sh` there
+(`job_script`), so that one text serves all tasks of an array. The body is `slurm_job.sh`.
+
+- `started` is on the disk before the command runs, `exit` after all that it left has ended.
+- USR1: the time limit is near. TERM: it is to end; `cancel.json` tells whether that was our wish.
+- Of what ended it, the record is the first witness, since a signal and the exit code that shells
+  make of it are told apart here only.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.model import LaunchManifest
+from jobs.paths import JobDir
+
+NOT_ON_NODE = 97  #: exit code: the job directory cannot be entered on the node
+RAN_BEFORE = 98  #: exit code: it ran already and must not run twice
+
+_BODY = Path(__file__).with_name("slurm_job.sh")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BASHES_OWN = {"BASHOPTS", "BASHPID", "EUID", "PPID", "SHELLOPTS", "UID"}  #: it lets nobody set them
+#: The nodes' own is right there, unless the launch itself has named another.
+_PLACES = {"TMPDIR"}
+
+
+def batch_script(job_dirs: Sequence[JobDir]) -> str:
+    """For sbatch: of one job, or with as many tasks as there are directories, counted from 0."""
+    folders = "\n".join(f"  {shlex.quote(str(job_dir.root))}" for job_dir in job_dirs)
+    return f"""#!/bin/bash
+folders=(
+{folders}
+)
+folder=${{folders[${{SLURM_ARRAY_TASK_ID:-0}}]}}
+cd -- "$folder" || {{
+  echo "the job directory cannot be entered on the node $SLURMD_NODENAME" >&2
+  exit {NOT_ON_NODE}
+}}
+exec "$BASH" slurm.sh # the same process, which Slurm signals
+"""
+
+
+def job_script(
+    launched: LaunchManifest,
+    job_dir: JobDir,
+    *,
+    attempt: int,
+    setup: Sequence[str] = (),
+    again: Sequence[str] | None = None,
+) -> str:
+    """For the job directory. `setup` is shell code that makes the environment (`module load x`).
+
+    `again` is the command for when Slurm begins the job anew, as after the failure of a node; with
+    none it refuses to run a second time.
+    """
+    env = {
+        name: value
+        for name, value in launched.env.items()
+        if name not in launched.secret_env and _can_export(name, launched)
+    }
+    runs_again = again is not None
+    setting = {
+        "cwd": launched.cwd,
+        "executable": launched.executable,
+        "stop_signal": launched.stop_signal,
+        "stop_file": launched.stop_file or "",
+        "mark": f"OUTLAST_JOB_DIR={job_dir.root}",
+    }
+    lines = [f"{name}={shlex.quote(value)}" for name, value in setting.items()]
+    lines += [
+        f"grace={_hundredths(launched.grace_s)} # hundredths of a second, as all times here",
+        f"time_limit={_hundredths(launched.time_limit_s)} # 0: none",
+        f"attempt={attempt}",
+        f"runs_again={'yes' if runs_again else 'no'}",
+        f"ran_before={RAN_BEFORE}",
+        f"command=({shlex.join(launched.command)})",
+        f"command_again=({shlex.join(again or [])})",
+        "environment() {",
+        "  {",
+        f"    unset -v {' '.join(['LC_ALL', *env])}",  # one may be a list of the script's
+        *(f"    export {name}={shlex.quote(value)}" for name, value in env.items()),
+        "  } 2>/dev/null # a locale that is not on the node",
+        *(f"  eval {shlex.quote(line)} || cannot {shlex.quote(line)}" for line in setup),
+        "}",
+    ]
+    body = _BODY.read_text(encoding="utf-8").partition("\n# ---\n")[2]
+    return "\n".join(["#!/bin/bash", f"# {launched.job_id}", *lines, body])
+
+
+def secrets_file(secrets: dict[str, str]) -> bytes:
+    """What `slurm.secrets` holds: variables whose values stand in no script."""
+    return b"".join(
+        f"{name}={value}".encode("utf-8", "surrogateescape") + b"\0"
+        for name, value in secrets.items()
+        if _NAME.fullmatch(name)
+    )
+
+
+def _can_export(name: str, launched: LaunchManifest) -> bool:
+    if name in _PLACES and name not in launched.given_env:
+        return False
+    return _NAME.fullmatch(name) is not None and name not in _BASHES_OWN
+
+
+def _hundredths(seconds: float) -> int:
+    return round(seconds * 100)
