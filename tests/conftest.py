@@ -12,14 +12,17 @@ from hypothesis import settings
 from jobs.service import Service
 from jobs.settings import load_settings
 from server.wiring import open_service
+from tests.support import slurm as cluster
 from tests.support.processes import end_all_of
+
+slurm, slurm_alone = cluster.slurm, cluster.slurm_alone
 
 # No test is timed: a busy machine must not fail one.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
-    if _name not in ("OUTLAST_TEST_TOOLS", "OUTLAST_TEST_SLOW_SCIENCE"):
+    if not _name.startswith("OUTLAST_TEST_"):
         del os.environ[_name]
 
 
@@ -27,8 +30,8 @@ for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty state directory; whatever runs for it is ended afterwards."""
     home = tmp_path / "home"
-    monkeypatch.delenv("OUTLAST_TEST_TOOLS", raising=False)
-    monkeypatch.delenv("OUTLAST_TEST_SLOW_SCIENCE", raising=False)
+    for name in ("TOOLS", "SLOW_SCIENCE", "SLURM", "SLURM_PORT"):
+        monkeypatch.delenv(f"OUTLAST_TEST_{name}", raising=False)
     monkeypatch.setenv("OUTLAST_HOME", str(home))
     (tmp_path / "config.toml").touch()
     monkeypatch.setenv("OUTLAST_CONFIG", str(tmp_path / "config.toml"))

@@ -42,14 +42,15 @@ _PASSING = re.compile(
     r"|send/recv|receive failure|send failure|transport|standby mode|authentication|munge"
     r"|try again|no route|unspecified error|shutting down"
 )
-_UNKNOWN_JOB = re.compile(r"(?i)invalid job id|already (completing|completed)|job/step already")
+#: What scancel says of jobs that have ended, or were never there.
+_NOTHING_TO_DO = re.compile(r"(?i)invalid job id|already (completing|completed)")
 
 
-class Unreachable(Exception):
+class Unreachable(Exception):  # noqa: N818 - a fact, of which no error need come
     """Slurm could not be asked, or its answer not understood. Says nothing about any job."""
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818
     """Slurm has understood the request and does not accept it: asking again changes nothing."""
 
 
@@ -102,8 +103,9 @@ async def queue(ids: Collection[str]) -> dict[str, QueueRow]:
     knows nothing any more: it forgets a job MinJobAge after its end."""
     if not ids:
         return {}
-    # Of a single unknown ID squeue says that it is an error; of a list it leaves it out.
-    rows = parse_queue(await _squeue("-j", ",".join(_bases(ids)) + ","))
+    bases = _bases(ids)
+    # A single unknown ID is an error to squeue; from a list it is only left out.
+    rows = parse_queue(await _squeue("-j", ",".join([*bases, bases[0]])))
     return {id: row for id, row in rows.items() if id in ids}
 
 
@@ -119,11 +121,15 @@ async def accounting(ids: Collection[str]) -> dict[str, AccountRow] | None:
 
 
 async def cancel(ids: Iterable[str], *, signal: str | None = None) -> None:
-    """End the jobs, or with a signal (`TERM`) only send that to their batch scripts. Harmless for
-    jobs that have ended or were never there."""
-    how = ["--batch", f"--signal={signal}"] if signal else []
+    """End the jobs, or with a signal (`TERM`) only send that to their batch scripts, which does
+    nothing to those that wait. Harmless for jobs that have ended or were never there.
+
+    A task that is cancelled before it began is in no later answer, not in the accounting's either.
+    """
+    # Of a job that waits scancel would only say after a minute that it cannot be signalled.
+    how = ["--state=RUNNING", "--batch", f"--signal={signal}"] if signal else []
     code, _, error = await _run("scancel", *how, *ids)
-    if code and not _UNKNOWN_JOB.search(error):
+    if code and not _NOTHING_TO_DO.search(error):
         raise Unreachable(_cause(error) or f"scancel ended with {code}")
 
 
@@ -145,7 +151,7 @@ def command_env() -> dict[str, str]:
 async def _squeue(*which: str) -> str:
     fields = ",".join(f"{field}:|" for field in QUEUE_FIELDS)
     code, out, error = await _run("squeue", "-h", "-r", "-t", "all", "-O", fields, *which)
-    if code:
+    if code and not re.search(r"(?i)invalid job id", error):
         raise Unreachable(_cause(error) or f"squeue ended with {code}")
     return out
 
@@ -164,10 +170,11 @@ async def _run(
     *command: str,
     stdin: str = "",
     env: Mapping[str, str] | None = None,
-    limit_s: float = CALL_S,
+    limit_s: float | None = None,
 ) -> tuple[int, str, str]:
     """Exit code, stdout and stderr. Raises Unreachable when there is no such program, or it has
     not ended in time: then it was killed."""
+    limit_s = CALL_S if limit_s is None else limit_s
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -179,12 +186,11 @@ async def _run(
         )
     except OSError as error:
         raise Unreachable(f"{command[0]} cannot be run: {error.strerror}") from None
-    assert process.stdout is not None and process.stderr is not None
     try:
         async with asyncio.timeout(limit_s):
             out, error_text, _, code = await asyncio.gather(
-                _read(process.stdout),
-                _read(process.stderr),
+                _read(process, process.stdout),
+                _read(process, process.stderr),
                 _write(process.stdin, stdin),
                 process.wait(),
             )
@@ -193,19 +199,25 @@ async def _run(
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
-    return code, out, error_text
+            await process.communicate()  # what was in the pipes
+    if len(out) > MOST_BYTES:
+        raise Unreachable(f"the answer of {command[0]} is too long to be one")
+    return code, out.decode("utf-8", "replace"), error_text.decode("utf-8", "replace")
 
 
-async def _read(stream: asyncio.StreamReader) -> str:
+async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReader | None) -> bytes:
+    """All of it; one that goes on and on is cut off, and its writer ended."""
+    assert stream is not None
     blocks: list[bytes] = []
     size = 0
     while block := await stream.read(1 << 16):
         size += len(block)
-        if size > MOST_BYTES:
-            raise Unreachable("the answer is too long to be one")
-        blocks.append(block)
-    return b"".join(blocks).decode("utf-8", "replace")
+        if size <= MOST_BYTES:
+            blocks.append(block)
+        elif process.returncode is None:
+            blocks.append(block)  # so that it is seen to be too long
+            process.kill()
+    return b"".join(blocks)
 
 
 async def _write(stream: asyncio.StreamWriter | None, text: str) -> None:

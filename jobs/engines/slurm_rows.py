@@ -1,4 +1,4 @@
-"""The rows that Slurm's commands print, read without ever failing: what is no row is passed over."""
+"""The rows that Slurm's commands print. Reading them never fails: what is no row is passed over."""
 
 from __future__ import annotations
 
@@ -181,9 +181,7 @@ def _meant(written: str, ids: Collection[str]) -> list[str]:
         if low is not None and high is not None:
             ranges.append((low, high))
     tasks = [id for id in ids if _ID.fullmatch(id) and id.startswith(f"{unsplit[1]}_")]
-    return [
-        id for id in tasks if any(low <= int(id.split("_")[1]) <= high for low, high in ranges)
-    ]
+    return [id for id in tasks if any(low <= int(id.split("_")[1]) <= high for low, high in ranges)]
 
 
 def parse_partitions(text: str) -> list[Partition]:
@@ -219,7 +217,7 @@ def parse_time(text: str) -> float | None:
 
 
 def parse_duration(text: str) -> float | None:
-    """Seconds of `1-02:03:04`, `2:03:04`, `3:04` or `00:03.125`; none for `UNLIMITED` and the like."""
+    """Seconds of `1-02:03:04`, `2:03:04`, `3:04` or `00:03.125`; none for `UNLIMITED`."""
     found = re.fullmatch(r"(?:([0-9]{1,6})-)?(?:([0-9]+):)?([0-9]+):([0-9]+(?:\.[0-9]+)?)", text)
     if not found or len(text) > 30:
         return None

@@ -24,7 +24,8 @@ RAN_BEFORE = 98  #: exit code: it ran already and must not run twice
 
 _BODY = Path(__file__).with_name("slurm_job.sh")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BASHES_OWN = {"BASHOPTS", "BASHPID", "EUID", "PPID", "SHELLOPTS", "UID"}  #: it lets nobody set them
+#: Bash lets nobody set them.
+_BASHES_OWN = {"BASHOPTS", "BASHPID", "EUID", "PPID", "SHELLOPTS", "UID"}
 #: The nodes' own is right there, unless the launch itself has named another.
 _PLACES = {"TMPDIR"}
 

@@ -176,7 +176,7 @@ async def test_the_command_gets_its_own_environment_and_arguments(
         "PATH": "/usr/bin:/bin",
         "command": "a name of the script's own",
         "IFS": "x",
-        "QUOTED": "it's \"$HOME\"\nand `x` \\ é",
+        "QUOTED": 'it\'s "$HOME"\nand `x` \\ é',
         "UID": "cannot be set",
         "TMPDIR": "/not/on/the/node",
         "KEY_TOKEN": "***",

@@ -1,0 +1,192 @@
+"""A real Slurm cluster, when one was brought up; what tests do with it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.directory import read_record
+from jobs.engines import slurm_commands
+from jobs.engines.base import Phase, Sighting
+from jobs.engines.slurm_script import batch_script, job_script
+from jobs.engines.slurm_states import FINAL, Seen, sight
+from jobs.model import ExitRecord, LaunchManifest, StartedRecord
+from jobs.paths import JobDir
+from tests.unit.test_artifacts import launched
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+GIVEN = os.environ.get("OUTLAST_TEST_SLURM")
+FOLDER = Path(GIVEN) if GIVEN else REPOSITORY / ".cache" / "slurm"
+HOW = "run `sudo bash tests/services/slurm/up.sh`"
+_ENDED = (Phase.ENDED, Phase.VANISHED)
+
+
+class Cluster:
+    """The cluster that answers at FOLDER."""
+
+    def __init__(self) -> None:
+        self.has_accounting = (FOLDER / "accounting").read_text(encoding="ascii").strip() == "yes"
+        self.has_cgroups = "proctrack/cgroup" in (FOLDER / "slurm.conf").read_text(encoding="utf-8")
+        self._ended_at: dict[str, float] = {}
+        self._ids: list[str] = []
+
+    async def submit(self, *job_dirs: JobDir, token: str = "test", options: Any = ()) -> str:
+        """One job, or an array of as many tasks, each with its own directory."""
+        array = [f"--array=0-{len(job_dirs) - 1}"] if len(job_dirs) > 1 else []
+        log = "/dev/null" if array else str(job_dirs[0].batch_log)
+        defaults = ("--no-requeue", "-D", "/", "-o", log, "-t", "10", *array)
+        text = batch_script(job_dirs)
+        job_id = await slurm_commands.submit(text, token, [*defaults, *options])
+        self._ids.append(job_id)
+        return job_id
+
+    async def look(self, job_id: str, job_dir: JobDir, *, settle_s: float = 2) -> Sighting:
+        """As an engine would, with one call of each kind."""
+        queue: dict[str, Any] = {}
+        answered = True
+        accounts = None
+        try:
+            queue = await slurm_commands.queue([job_id])
+            accounts = await slurm_commands.accounting([job_id])
+        except slurm_commands.Unreachable:
+            answered = False
+        row, account = queue.get(job_id), (accounts or {}).get(job_id)
+        over = answered and (row is None or row.state in FINAL)
+        since = self._ended_at.setdefault(job_id, time.monotonic()) if over else None
+        return sight(
+            Seen(
+                started=read_record(job_dir.started, StartedRecord),
+                exit=read_record(job_dir.exit, ExitRecord),
+                queue=row,
+                account=account,
+                queue_answered=answered,
+                settled=since is not None and time.monotonic() - since > settle_s,
+            )
+        )
+
+    async def until(
+        self, phase: Phase, job_id: str, job_dir: JobDir, *, seconds: float = 40
+    ) -> Sighting:
+        """The first sighting of the phase; AssertionError when it has ended in another, or late."""
+        deadline = time.monotonic() + seconds
+        while (sighting := await self.look(job_id, job_dir)).phase is not phase:
+            assert sighting.phase not in _ENDED, sighting
+            assert time.monotonic() < deadline, sighting
+            await asyncio.sleep(0.2)
+        return sighting
+
+    async def run(self, job_dir: JobDir, script: str, options: Any = (), **more: Any) -> ExitRecord:
+        """The record of the end of a command, without what Slurm alone knows of it."""
+        write(job_dir, script, **more)
+        job_id = await self.submit(job_dir, options=options)
+        return await self.end(job_id, job_dir)
+
+    async def end(self, job_id: str, job_dir: JobDir, *, seconds: float = 40) -> ExitRecord:
+        record = (await self.until(Phase.ENDED, job_id, job_dir, seconds=seconds)).exit
+        assert record is not None
+        return record
+
+    def control(self, *words: str) -> None:
+        subprocess.run(["scontrol", *words], check=True, timeout=30, capture_output=True)
+
+    def set_node(self, node: str, state: str) -> None:
+        self.control("update", f"nodename={node}", f"state={state}", "reason=test")
+
+    async def until_saved(self) -> None:
+        """Till the controller has written down what it knows now: it does so every few seconds,
+        and forgets what came since when it is killed."""
+        asked_at = time.time()
+        saved = FOLDER / "state" / "job_state"
+        deadline = time.monotonic() + 30
+        while not saved.exists() or saved.stat().st_mtime <= asked_at:
+            self.control("update", f"jobid={self._ids[-1]}", f"comment={time.time()}")
+            assert time.monotonic() < deadline, "the controller does not save its state"
+            await asyncio.sleep(0.5)
+
+    @contextmanager
+    def without_controller(self) -> Iterator[None]:
+        """As when its machine is down."""
+        pid_file = FOLDER / "run" / "slurmctld.pid"
+        os.kill(int(pid_file.read_text(encoding="ascii")), signal.SIGKILL)
+        try:
+            yield
+        finally:
+            # Without the marks of the test, at whose end all that has them is ended.
+            env = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
+            subprocess.run(["slurmctld"], check=True, timeout=30, env=env)
+            _wait_for_answer()
+
+    def end_all(self) -> None:
+        if self._ids:
+            subprocess.run(["scancel", *self._ids], timeout=60, capture_output=True)
+
+
+def write(job_dir: JobDir, script: str, *, again: Any = None, **more: Any) -> LaunchManifest:
+    """The node's part of a job that runs `script`."""
+    values: dict[str, Any] = {"command": ["bash", "-c", script], "executable": "/bin/bash"}
+    values |= {"env": {"PATH": "/usr/bin:/bin"}, **more}
+    job_dir.work.mkdir(parents=True, exist_ok=True)
+    order = launched(job_dir.work, **values)
+    text = job_script(order, job_dir, attempt=1, again=again)
+    job_dir.batch_script.write_bytes(os.fsencode(text))
+    return order
+
+
+def _wait_for_answer() -> None:
+    deadline = time.monotonic() + 30
+    while subprocess.run(["scontrol", "ping"], timeout=30, capture_output=True).returncode:
+        assert time.monotonic() < deadline, "slurmctld did not come back"
+        time.sleep(0.2)
+
+
+def _answers() -> bool:
+    try:
+        return subprocess.run(["scontrol", "ping"], timeout=20, capture_output=True).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@contextmanager
+def _cluster(monkeypatch: pytest.MonkeyPatch, how: int) -> Iterator[Cluster]:
+    configuration = FOLDER / "slurm.conf"
+    monkeypatch.setenv("SLURM_CONF", str(configuration))
+    if not configuration.exists() or not _answers():
+        reason = f"no Slurm cluster answers at {FOLDER}: {HOW}"
+        if GIVEN and os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with (FOLDER / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, how)
+        cluster = Cluster()
+        yield cluster
+        cluster.end_all()
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, which other tests may use at the same time."""
+    with _cluster(monkeypatch, fcntl.LOCK_SH) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster for one test only, which may take its nodes or its controller down."""
+    with _cluster(monkeypatch, fcntl.LOCK_EX) as cluster:
+        yield cluster
+        for node in ("n1", "n2", "n3"):
+            subprocess.run(  # an error when it is not down
+                ["scontrol", "update", f"nodename={node}", "state=resume"],
+                timeout=30,
+                capture_output=True,
+            )
