@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 #: After so long no sbatch of a keeper that was killed can still be on its way: it gives up after
 #: ten seconds by itself.
 IN_FLIGHT_S = 30.0
+WORTH_S = 60.0  #: of a shorter job it is not waited for what it has used
 SETTLE_S = 15.0  #: for a shared file system, or the accounting, to show what has happened
 AGAIN_S = 20.0  #: between orders to end a job that does not end
 SLOWEST_S = 60.0  #: between looks at a queue in which nothing happens
@@ -56,11 +57,13 @@ class SlurmEngine:
         self._silent_since: float | None = None  #: by the wall clock
         self._silence = ""
         self._over_since: dict[str, float] = {}  #: IDs that Slurm has told the end of, or forgotten
+        self._ended_since: dict[str, float] = {}  #: IDs whose own record of the end is there
         self._told_to_end: dict[str, float] = {}
+        self._has_accounting: bool | None = None  #: None: not known yet
         self._errands: dict[str, asyncio.Task[None]] = {}
 
     def is_ready(self) -> bool:
-        return self._silent_since is None or ("ping" not in self._errands and self._due())
+        return self._silent_since is None or self._due()
 
     async def submit(self, batch: Sequence[Submission]) -> None:
         """Submit once what can go together: the tasks of an array have all options in common."""
@@ -130,9 +133,20 @@ class SlurmEngine:
         sighting = sight(self._seen(record.id, started, ended))
         if started is not None and ended is None and started.started_at > self._answered_at:
             sighting = Sighting(Phase.RUNNING, started)  # since Slurm was asked for the last time
+        if sighting.phase is Phase.ENDED and ended and self._awaits_account(record.id, ended):
+            sighting = Sighting(Phase.RUNNING, started, detail="it has ended; its use is asked for")
         sighting = self._in_our_words(record.id, sighting)
         self._keep(job_dir, record.id, sighting)
         return sighting
+
+    def _awaits_account(self, job_id: str, ended: ExitRecord) -> bool:
+        """Whether a job of some length has ended just now, and the accounting may still tell what
+        it has used."""
+        since = self._ended_since.setdefault(job_id, time.monotonic())
+        if ended.wall_s < WORTH_S or job_id in self._account or self._has_accounting is False:
+            return False
+        self._look_soon()
+        return time.monotonic() - since < 2 * SETTLE_S and self._silent_since is None
 
     async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
         record = self._record(job_dir)
@@ -213,6 +227,8 @@ class SlurmEngine:
         except slurm.Unreachable as error:
             self._fell_silent(str(error))
             return
+        if over:
+            self._has_accounting = account is not None
         self._silent_since, self._answered_at = None, asked_at
         self._queue, self._account, self._answered = queue, account or {}, ids
         now = time.monotonic()
@@ -254,7 +270,7 @@ class SlurmEngine:
             return replace(sighting, detail=silent or "Slurm has just been given it")
         if sighting.phase is Phase.UNKNOWN and silent:
             return replace(sighting, detail=silent)
-        if sighting.phase is Phase.RUNNING:
+        if sighting.phase is Phase.RUNNING and sighting.started and job_id not in self._ended_since:
             words = (LIVE.get(row.state) or None) if row is not None else None
             return replace(sighting, detail=silent or words)
         return sighting
@@ -308,6 +324,7 @@ class SlurmEngine:
         record = self._records.pop(job_dir.root, None)
         if record is not None and record.id is not None:
             self._told_to_end.pop(record.id, None)
+            self._ended_since.pop(record.id, None)
 
     def _run(self, name: str, errand: Coroutine[Any, Any, None]) -> None:
         """Run beside the keeper's loop, which no silent scheduler may hold up; one of a name."""

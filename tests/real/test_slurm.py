@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from jobs.engines import slurm_commands
 from jobs.engines.base import Phase
 from jobs.engines.slurm_commands import Refused
-from jobs.model import BatchPlace, StartedRecord
+from jobs.model import BatchPlace
 from jobs.paths import JobDir
 from tests.support.processes import all_of
 from tests.support.slurm import Cluster, write
@@ -156,24 +155,6 @@ async def test_a_submission_whose_answer_was_lost_is_found_by_its_token(
     assert await slurm_commands.find(token, since=time.time() - 3600) == [job_id]
 
 
-async def test_what_slurm_has_forgotten_is_known_by_its_record(
-    slurm: Cluster, job_dir: JobDir
-) -> None:
-    write(job_dir, "exit 7")
-    token = f"outlast-test-{time.time_ns()}"
-    job_id = await slurm.submit(job_dir, token=token)
-    await slurm.end(job_id, job_dir)
-
-    async def forgotten() -> bool:
-        await asyncio.sleep(1)
-        return await slurm_commands.queue([job_id]) == {}
-
-    await until(forgotten, 90)  # MinJobAge is 30 s there, looked at from time to time
-    assert (await slurm.end(job_id, job_dir)).exit_code == 7
-    found = await slurm_commands.find(token, since=time.time() - 3600)
-    assert found == ([job_id] if slurm.has_accounting else [])
-
-
 async def test_a_sweep_is_one_array_and_one_question(slurm: Cluster, home: Path) -> None:
     job_dirs = [JobDir(home / "jobs" / f"task {number}") for number in range(20)]
     for number, job_dir in enumerate(job_dirs):
@@ -234,25 +215,3 @@ async def test_partitions_are_told(slurm: Cluster) -> None:
     assert found["main"].is_default
     assert (found["short"].time_limit_s, found["main"].time_limit_s) == (120.0, None)
     assert (found["main"].cpus, found["main"].memory_mb) == ("2", "2000")
-
-
-@pytest.mark.slow
-async def test_the_time_limit_of_slurm(slurm: Cluster, job_dir: JobDir) -> None:
-    write(job_dir, "trap 'exit 5' TERM; while :; do sleep 0.2; done")
-    job_id = await slurm.submit(job_dir, options=["-t", "1"])
-    record = await slurm.end(job_id, job_dir, seconds=150)
-    assert (record.why, record.exit_code) == ("timeout", 5)
-
-
-@pytest.mark.slow
-async def test_the_signal_before_the_time_limit(slurm: Cluster, job_dir: JobDir) -> None:
-    write(job_dir, "trap 'exit 5' TERM; while :; do sleep 0.2; done")
-    job_id = await slurm.submit(job_dir, options=["-t", "2", "--signal=B:USR1@60"])
-    record = await slurm.end(job_id, job_dir, seconds=120)
-    assert (record.why, record.exit_code) == ("timeout", 5)
-    assert record.wall_s < 75
-
-
-def test_a_started_record_without_a_batch_place_is_still_read() -> None:
-    old = '{"pid": 1, "start_ticks": "1", "boot_id": "b", "started_at": 1.0}'
-    assert StartedRecord.model_validate_json(old).batch is None

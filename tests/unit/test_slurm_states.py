@@ -308,3 +308,8 @@ def test_the_expected_start_is_told_with_the_reason() -> None:
     assert sight(Seen(queue=row)).detail == (
         f"waiting for jobs of higher priority, expected start {start}"
     )
+
+
+def test_a_started_record_without_a_batch_place_is_still_read() -> None:
+    old = '{"pid": 1, "start_ticks": "1", "boot_id": "b", "started_at": 1.0}'
+    assert StartedRecord.model_validate_json(old).batch is None
