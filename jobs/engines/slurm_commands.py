@@ -240,5 +240,5 @@ def _bases(ids: Iterable[str]) -> list[str]:
 def _cause(text: str) -> str:
     """What a command says to have gone wrong, in one line."""
     lines = [re.sub(r"^\w+: ((error|fatal): )?", "", line.strip()) for line in text.splitlines()]
-    told = [line for line in dict.fromkeys(lines) if line and not line.startswith("Try ")]
+    told = [line for line in dict.fromkeys(lines) if line and not line.startswith(("Try ", "*"))]
     return shown("; ".join(told), 300)
