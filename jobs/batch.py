@@ -52,3 +52,27 @@ class BatchRecord(Model):
         if self.max_rss_kb is not None:
             text += f", at most {self.max_rss_kb >> 10} MB"
         return text
+
+
+class PartitionReport(Model):
+    """What there is to run on, as one part of a cluster."""
+
+    name: str
+    is_default: bool
+    is_up: bool
+    time_limit_s: float | None  #: none: no limit
+    nodes: dict[str, int]  #: how many are in which state, in the scheduler's words
+    node: str  #: what one has, in words
+
+
+class ClusterReport(Model):
+    """What a scheduler tells of itself, for people."""
+
+    name: str
+    version: str
+    controllers: str
+    most_tasks: int | None  #: of one array
+    remembers_s: float | None  #: how long after its end the controller knows a job
+    has_accounting: bool | None  #: none: there is one, which does not answer
+    accounting: str  #: of which kind it is, or why it does not answer
+    partitions: list[PartitionReport]

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from jobs.errors import InvalidArgumentError
+from jobs.errors import InvalidArgumentError, nearest
 from jobs.states import FINAL, State
 from jobs.text import shown, size
 from server.terminal import Json, answer, err, print_json, refusing, say, seconds, show
@@ -28,19 +28,36 @@ def doctor(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make the index anew from the job directories.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="ENGINE", help="local, slurm or slurm:PROFILE.")
+    ] = "local",
     as_json: Json = False,
 ) -> None:
     """Tell what works on this machine, what does not, and how to mend it.
 
     It launches a real job in a throw-away state directory. Exit code 1 if something does not work.
     --rebuild can be used at any time: jobs and servers go on.
+    With --engine slurm it asks the cluster, and runs a job of one second on a node, for which it
+    waits a minute.
     """
-    from server.doctor import all_checks
-
     with refusing(as_json=as_json):
         if rebuild:
             raise typer.Exit(_rebuild(as_json=as_json))
-        raise typer.Exit(_tell_checks(asyncio.run(all_checks()), as_json=as_json))
+        raise typer.Exit(_tell_checks(asyncio.run(_checks(engine)), as_json=as_json))
+
+
+async def _checks(engine: str) -> list[Check]:
+    if engine == "local":
+        from server.doctor import all_checks
+
+        return await all_checks()
+    if engine.partition(":")[0] == "slurm":
+        from server.doctor_slurm import slurm_checks
+
+        return await slurm_checks(engine)
+    raise InvalidArgumentError(
+        f"There is no engine {shown(engine, 80)!r}.{nearest(engine, ('local', 'slurm'))}"
+    )
 
 
 def _rebuild(*, as_json: bool) -> int:

@@ -59,15 +59,24 @@ class Check:
 
 
 async def all_checks() -> list[Check]:
-    """Every check, from the ground up. Changes nothing but a temporary folder."""
+    """Every check of this machine. Changes nothing but a temporary folder."""
+    checks, settings = await ground_checks()
+    if settings is None:
+        return checks
+    checks += [_path(settings), _slots(settings), *check_manifests(settings)]
+    return [*checks, *await _trial_job()]
+
+
+async def ground_checks(*, shared: bool = False) -> tuple[list[Check], Settings | None]:
+    """What every engine stands on, with the settings unless they cannot be read. `shared` says
+    that other machines have to see the state directory."""
     checks = [_python(), _sqlite(), *_platform()]
     try:
         settings = load_settings()
     except SettingsError as error:
-        return [*checks, Check("configuration", "fail", error.cause, error.next_step)]
-    checks += [_config(), *_state_directory(settings), await _jobs_and_keeper(settings)]
-    checks += [_path(settings), _slots(settings), *check_manifests(settings)]
-    return [*checks, *await _trial_job()]
+        return [*checks, Check("configuration", "fail", error.cause, error.next_step)], None
+    directory = _state_directory(settings, shared=shared)
+    return [*checks, _config(), *directory, await _jobs_and_keeper(settings)], settings
 
 
 def _python() -> Check:
@@ -127,7 +136,7 @@ def _config() -> Check:
     return Check("configuration", "ok", f"defaults; {path} is not there and need not be")
 
 
-def _state_directory(settings: Settings) -> Iterator[Check]:
+def _state_directory(settings: Settings, *, shared: bool) -> Iterator[Check]:
     home = settings.state
     try:
         home.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,7 +152,15 @@ def _state_directory(settings: Settings) -> Iterator[Check]:
         )
         return
     kind = file_system(home.root)
-    if kind in NETWORK_FILE_SYSTEMS:
+    if kind in NETWORK_FILE_SYSTEMS and shared:
+        yield Check(
+            "state directory",
+            "warn",
+            f"{home.root} is on a network file system ({kind}), which nodes need, but on which "
+            "the index is safe only while all servers run on one machine",
+            "Always start servers on the same machine, as on the same login node.",
+        )
+    elif kind in NETWORK_FILE_SYSTEMS:
         yield Check(
             "state directory",
             "fail",
@@ -180,7 +197,7 @@ async def _jobs_and_keeper(settings: Settings) -> Check:
         async with open_service(settings) as service:
             active = (await service.list_jobs(limit=1)).active
     except JobError as error:
-        return Check("keeper", "fail", error.cause, _not_doctor(error))
+        return Check("keeper", "fail", error.cause, not_doctor(error))
     jobs = ", ".join(f"{count} {state}" for state, count in sorted(active.items()))
     info = keeping.keeper_info(settings.state)
     if info is not None:
@@ -251,9 +268,9 @@ async def _trial_job() -> list[Check]:
                 job = await _run_true(service)
                 held = read_limits(service.directory(job))
         except JobError as error:
-            return [Check("trial job", "fail", error.cause, _not_doctor(error))]
+            return [Check("trial job", "fail", error.cause, not_doctor(error))]
         finally:
-            await _end_keeper(home)
+            await end_keeper(home)
         if job.state is State.COMPLETED:
             done = Check("trial job", "ok", "`true` was launched, kept and completed")
             return [_limits(held or Limits()), done]
@@ -292,7 +309,7 @@ async def _run_true(service: Service) -> Job:
     return launched.job
 
 
-async def _end_keeper(home: Home) -> None:
+async def end_keeper(home: Home) -> None:
     """Have the trial's keeper leave before its folder goes."""
     for _ in range(500):
         if keeping.keeper_info(home) is None:
@@ -301,7 +318,7 @@ async def _end_keeper(home: Home) -> None:
         await asyncio.sleep(0.02)
 
 
-def _not_doctor(error: JobError) -> str:
+def not_doctor(error: JobError) -> str:
     """The next step, unless it is to call the doctor."""
     if "outlast doctor" in error.next_step:
         return "Correct what the message names, then run `outlast doctor` again."

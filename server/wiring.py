@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from jobs import rebuild
-from jobs.errors import JobError
+from jobs.batch import ClusterReport
+from jobs.errors import JobError, JobNotFoundError
 from jobs.failpoints import reach
+from jobs.launch import resolve
 from jobs.manifests import Manifests
+from jobs.model import LaunchRequest
 from jobs.paths import Home
+from jobs.resuming import Parent
 from jobs.service import Service
 from jobs.settings import Settings, load_settings
 from jobs.store import Store
@@ -48,6 +52,33 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[Servic
         )
     finally:
         await store.close()
+
+
+async def slurm_report() -> ClusterReport:
+    """What the cluster tells of itself. Raises OSError when Slurm does not answer."""
+    from jobs.engines.slurm_report import report
+
+    return await report()
+
+
+async def slurm_refusal(request: LaunchRequest, settings: Settings) -> str | None:
+    """Why Slurm would refuse such a job, none of which is submitted.
+
+    Raises JobError for what is refused here, OSError when Slurm does not answer.
+    """
+    from jobs.engines.base import RefusedError
+    from jobs.engines.slurm_report import check_accepted
+
+    def no_parent(job_id: str) -> Parent:
+        raise JobNotFoundError(job_id)
+
+    manifests = Manifests(settings.all_manifest_dirs)
+    for launch in resolve(request, settings, manifests, client=None, find_parent=no_parent):
+        try:
+            await check_accepted(launch.manifest)
+        except RefusedError as error:
+            return str(error)
+    return None
 
 
 def run_keeper(home: Home) -> NoReturn:

@@ -54,11 +54,12 @@ class Refused(Exception):  # noqa: N818
     """Slurm has understood the request and does not accept it: asking again changes nothing."""
 
 
-async def ping() -> None:
-    """Returns when a controller answers. Raises Unreachable."""
+async def ping() -> str:
+    """Returns when a controller answers: what is said of each. Raises Unreachable."""
     code, out, error = await _run("scontrol", "ping", limit_s=PING_S)
     if code or not re.search(r"\bUP\b", out):
         raise Unreachable(_cause(error or out) or "no controller is up")
+    return shown("; ".join(out.split("\n")).strip("; "), 300)
 
 
 async def submit(script: str, token: str, options: Sequence[str] = ()) -> str:
@@ -71,7 +72,7 @@ async def submit(script: str, token: str, options: Sequence[str] = ()) -> str:
         *("sbatch", "--parsable", f"--job-name={token}", f"--comment={token}", "--export=ALL"),
         *options,
         stdin=script,
-        env={key: value for key, value in command_env().items() if key in _SUBMIT_ENV},
+        env=_submit_env(),
     )
     job_id = out.strip().split(";")[0]
     if code == 0 and job_id.isdecimal():
@@ -80,6 +81,17 @@ async def submit(script: str, token: str, options: Sequence[str] = ()) -> str:
     if code <= 0 or _PASSING.search(error):
         raise Unreachable(reason)
     raise Refused(reason)
+
+
+async def try_out(script: str, options: Sequence[str]) -> None:
+    """Returns when a job like this would be accepted; nothing is submitted. Raises Refused."""
+    code, _, error = await _run(
+        "sbatch", "--test-only", "--export=ALL", *options, stdin=script, env=_submit_env()
+    )
+    if code == 0:
+        return
+    reason = _cause(error) or f"sbatch ended with {code}"
+    raise (Unreachable if code < 0 or _PASSING.search(error) else Refused)(reason)
 
 
 async def find(token: str, *, since: float) -> list[str]:
@@ -141,11 +153,24 @@ async def partitions() -> list[Partition]:
     return parse_partitions(out)
 
 
+async def configuration() -> dict[str, str]:
+    """The controller's own, by name: `MaxArraySize`, `SLURM_VERSION`."""
+    code, out, error = await _run("scontrol", "show", "config")
+    if code:
+        raise Unreachable(_cause(error) or f"scontrol ended with {code}")
+    pairs = (line.partition("=") for line in out.split("\n"))
+    return {name.strip(): value.strip() for name, equals, value in pairs if equals}
+
+
 def command_env() -> dict[str, str]:
     """Our environment without what would bend a call: the user's defaults, and the variables of
     a job that we may be running in."""
     kept = {k: v for k, v in os.environ.items() if k in _KEPT or not _BENDING.match(k)}
     return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+
+
+def _submit_env() -> dict[str, str]:
+    return {key: value for key, value in command_env().items() if key in _SUBMIT_ENV}
 
 
 async def _squeue(*which: str) -> str:

@@ -48,7 +48,7 @@ LAYERS = [
         "jobs.engines.slurm_states",
         "jobs.engines.slurm_submission",
     ],
-    ["jobs.engines.slurm"],
+    ["jobs.engines.slurm", "jobs.engines.slurm_report"],
     ["jobs.index"],
     ["jobs.intake"],
     ["jobs.store"],
