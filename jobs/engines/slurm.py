@@ -306,11 +306,16 @@ class SlurmEngine:
                 facts["nodes"] = last.nodes
             if last.time_limit_s:
                 facts["requested_s"] = last.time_limit_s
+        place = sighting.started.batch if sighting.started else None
+        if place is not None and self._records[job_dir.root].nodes is None:
+            facts.setdefault("nodes", place.node)  # Slurm has not been asked since it began
         if row is not None and row.restarts:
             facts["restarts"] = row.restarts
         if sighting.phase in (Phase.ENDED, Phase.VANISHED):
-            if last is not None and last.elapsed_s is not None:
+            if last is not None and last.state in FINAL and last.elapsed_s is not None:
                 facts["elapsed_s"] = last.elapsed_s
+            elif sighting.exit is not None:
+                facts["elapsed_s"] = round(sighting.exit.wall_s, 1)
             if account is not None:
                 efficiency = account.cpu_efficiency
                 facts["cpu_efficiency"] = None if efficiency is None else round(efficiency, 3)
