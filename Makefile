@@ -2,17 +2,20 @@
 # is looked at again only when it has changed.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check fix matrix chaos science
+.PHONY: help demo demo-slurm test bench check fix matrix chaos science
 BIN := .venv/bin
 ARGS ?=
 WORKERS ?= 3
 
 help:  ## List the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; \
-	  do printf '  %-12s %s\n' "$$target" "$$text"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; \
+	  do printf '  %-16s %s\n' "$$target" "$$text"; done
 
 demo: .venv/.has-demo  ## Launch a simulation, kill its server, read the result through a new one
 	$(BIN)/outlast demo $(ARGS)
+
+demo-slurm: .venv/.has-demo  ## The same on a Slurm cluster; brings one up if none answers (root)
+	bash tests/services/slurm/with.sh $(BIN)/outlast demo --engine slurm $(ARGS)
 
 test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some, WORKERS=0 for one at a time)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -81,6 +81,9 @@ def demo(
     home: Annotated[
         Path | None, typer.Option(help="Another state directory than the usual one.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="ENGINE", help="local, slurm or slurm:PROFILE.")
+    ] = "local",
 ) -> None:
     """Launch a simulation, kill the server that did, and read the result through a new one.
 
@@ -90,7 +93,7 @@ def demo(
     from server.demo import run
 
     with refusing(as_json=False):
-        raise typer.Exit(run(steps, home))
+        raise typer.Exit(run(steps, home, engine))
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -43,6 +43,7 @@ _SERVE = [
     str(Path(__file__).resolve().parent.parent),
 ]
 LOOK_EVERY_S = 1.0
+MEMORY_MB = 1000  #: of the simulation, on a cluster
 PICTURE = "md.png"
 #: What of summary.json is told, and how.
 _FACTS = {
@@ -74,11 +75,11 @@ class Turn:
         return result, result.structured_content or {}
 
 
-def run(steps: int, home: Path | None) -> int:
+def run(steps: int, home: Path | None, engine: str) -> int:
     """Show it all on standard output; 0 only if everything held."""
     console = out()
     try:
-        asyncio.run(_show(_Story(console), steps, home))
+        asyncio.run(_show(_Story(console), steps, home, engine))
     except DemoError as error:
         console.print(Text.assemble(("failed: ", "bold red"), str(error)), soft_wrap=True)
         return 1
@@ -113,8 +114,8 @@ class _Story:
         self.console.print(Text.assemble((f"   {label:<10}", "dim"), str(path)), soft_wrap=True)
 
 
-async def _show(story: _Story, steps: int, home: Path | None) -> None:
-    job_id = await _first_turn(story, steps, home)
+async def _show(story: _Story, steps: int, home: Path | None, engine: str) -> None:
+    job_id = await _first_turn(story, steps, home, engine)
     try:
         await _second_turn(story, job_id, home)
     except asyncio.CancelledError:
@@ -130,7 +131,7 @@ async def _show(story: _Story, steps: int, home: Path | None) -> None:
     )
 
 
-async def _first_turn(story: _Story, steps: int, home: Path | None) -> str:
+async def _first_turn(story: _Story, steps: int, home: Path | None, engine: str) -> str:
     """Launch, then kill the server. The ID is all that remains of this turn."""
     story.turn("Turn 1: an assistant launches a job")
     job_id = ""
@@ -139,7 +140,10 @@ async def _first_turn(story: _Story, steps: int, home: Path | None) -> str:
         async with _turn("outlast-demo-turn-1", home) as turn:
             server = turn.server
             story.tell(f"An MCP server was started: process {server.pid}.")
-            _, job = await turn.call("launch_job", manifest="md-openmm", params={"steps": steps})
+            wish: dict[str, Any] = {"manifest": "md-openmm", "params": {"steps": steps}}
+            if engine != "local":  # where a job may have less memory than it does not ask for
+                wish |= {"engine": engine, "resources": {"memory_mb": MEMORY_MB}}
+            _, job = await turn.call("launch_job", **wish)
             job_id = job["job_id"]
             story.done(f"launch_job gave {job_id}, {job['state']}.")
             server.kill()  # SIGKILL; psutil makes sure that the pid is still this process
@@ -159,10 +163,12 @@ async def _second_turn(story: _Story, job_id: str, home: Path | None) -> None:
     story.turn("Turn 2: another chat, another server, the same job")
     async with _turn("outlast-demo-turn-2", home) as turn:
         story.tell(f"A new MCP server was started: process {turn.server.pid}.")
-        job = await _until_ended(story.console, turn, job_id)
+        placed, job = await _until_ended(story.console, turn, job_id)
         _check_completed(job)
         ran = duration(job.get("elapsed_s") or 0)
         story.done(f"job_status says completed, exit code 0, after {ran}.")
+        if placed:
+            story.tell(f"{placed}.")
         await _read_log(story, turn, job_id)
         files = await _list_files(story, turn, job_id)
         await _read_summary(story, turn, job_id)
@@ -172,10 +178,11 @@ async def _second_turn(story: _Story, job_id: str, home: Path | None) -> None:
     story.path("picture", job_dir / "work" / PICTURE)
 
 
-async def _until_ended(console: Console, turn: Turn, job_id: str) -> dict[str, Any]:
+async def _until_ended(console: Console, turn: Turn, job_id: str) -> tuple[str, dict[str, Any]]:
+    """The job, and before it where a scheduler has put it, if one has."""
     with Onlooker(console) as onlooker:
         while True:
-            _, job = await turn.call("job_status", job_id=job_id, wait_s=LOOK_EVERY_S)
+            reply, job = await turn.call("job_status", job_id=job_id, wait_s=LOOK_EVERY_S)
             progress = job.get("progress") or {}
             moment = Moment(
                 State(job["state"]),
@@ -186,7 +193,9 @@ async def _until_ended(console: Console, turn: Turn, job_id: str) -> dict[str, A
             )
             onlooker.show(moment)
             if moment.state in FINAL:
-                return job
+                words = "".join(c.text for c in reply.content if isinstance(c, TextContent))
+                placed = [line for line in words.splitlines() if line.startswith("Slurm job ")]
+                return "".join(placed[:1]), job
 
 
 def _check_completed(job: dict[str, Any]) -> None:
