@@ -160,16 +160,22 @@ def _answers() -> bool:
 def _cluster(monkeypatch: pytest.MonkeyPatch, how: int) -> Iterator[Cluster]:
     configuration = FOLDER / "slurm.conf"
     monkeypatch.setenv("SLURM_CONF", str(configuration))
-    if not configuration.exists() or not _answers():
-        reason = f"no Slurm cluster answers at {FOLDER}: {HOW}"
-        if GIVEN and os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    if not configuration.exists():
+        _without_cluster()
     with (FOLDER / "tests.lock").open("w") as lock:
         fcntl.flock(lock, how)
+        if not _answers():  # asked with the lock held: another test may have it down
+            _without_cluster()
         cluster = Cluster()
         yield cluster
         cluster.end_all()
+
+
+def _without_cluster() -> None:
+    reason = f"no Slurm cluster answers at {FOLDER}: {HOW}"
+    if GIVEN and os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture
