@@ -1,0 +1,289 @@
+"""Where a launch says that it runs, and what its scheduler is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.batch import BatchRecord
+from jobs.directory import read_launch_manifest
+from jobs.engines.slurm_submission import options_of
+from jobs.errors import InvalidArgumentError, ResourcesUnavailableError, SettingsError
+from jobs.launch import resolve
+from jobs.manifests import Manifests
+from jobs.model import LaunchManifest, LaunchRequest
+from jobs.paths import JobDir
+from jobs.resuming import Parent
+from jobs.settings import Settings, load_settings
+from tests.support.cli import data, run
+
+CONFIGURATION = """
+[engines]
+default = "{default}"
+[engines.slurm]
+allow_options = {allow}
+{more}
+[engines.slurm.profiles.gpu]
+partition = "gpu"
+account = "chem"
+qos = "long"
+constraint = "a100"
+reservation = "course"
+nodes = 2
+tasks = 8
+modules = ["openmm/8.2", "cuda"]
+options = ["--exclusive"]
+time_limit_s = 3600
+[engines.slurm.profiles.short]
+partition = "short"
+"""
+
+
+@pytest.fixture
+def configured(home: Path, tmp_path: Path) -> Any:
+    def write(*, default: str = "local", allow: str = "false", more: str = "") -> Settings:
+        text = CONFIGURATION.format(default=default, allow=allow, more=more)
+        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+        return load_settings()
+
+    return write
+
+
+def resolved(settings: Settings, *, parent: Parent | None = None, **request: Any) -> LaunchManifest:
+    def find_parent(job_id: str) -> Parent:
+        assert parent is not None
+        return parent
+
+    asked = LaunchRequest(**{"command": ["true"], **request})
+    manifests = Manifests(settings.all_manifest_dirs)
+    (launch,) = resolve(asked, settings, manifests, client=None, find_parent=find_parent)
+    return launch.manifest
+
+
+def test_without_a_word_a_job_runs_where_the_configuration_says(configured: Any) -> None:
+    here = resolved(configured())
+    assert (here.engine, here.batch) == ("local", None)
+    there = resolved(configured(default="slurm"))
+    assert there.engine == "slurm"
+    assert there.batch is not None
+    assert (there.batch.profile, there.batch.partition) == (None, None)
+    assert resolved(configured(default="slurm"), engine="local").engine == "local"
+
+
+def test_a_profile_says_what_the_scheduler_is_told(configured: Any) -> None:
+    job = resolved(configured(), engine="slurm:gpu")
+    assert job.batch is not None
+    told = job.batch.model_dump(exclude={"restart_command"})
+    assert told == {
+        "profile": "gpu",
+        "partition": "gpu",
+        "account": "chem",
+        "qos": "long",
+        "constraint": "a100",
+        "reservation": "course",
+        "nodes": 2,
+        "tasks": 8,
+        "modules": ["openmm/8.2", "cuda"],
+        "options": ["--exclusive"],
+    }
+    assert job.time_limit_s == 3600
+    options = options_of(job)
+    expected = {
+        "--partition=gpu",
+        "--account=chem",
+        "--qos=long",
+        "--constraint=a100",
+        "--reservation=course",
+        "--nodes=2",
+        "--ntasks=8",
+        "--time=60",
+        "--exclusive",
+        "--no-requeue",
+    }
+    assert expected <= set(options)
+    assert options[-1] == "--exclusive", "what a profile adds stands over our own"
+
+
+def test_a_launch_can_ask_for_other_resources_than_the_profile(configured: Any) -> None:
+    job = resolved(
+        configured(),
+        engine="slurm:gpu",
+        resources={"nodes": 3, "tasks": 12, "cores": 500, "gpus": 4, "memory_mb": 900_000},
+        time_limit_s=60,
+    )
+    assert job.batch is not None
+    assert (job.batch.nodes, job.batch.tasks, job.time_limit_s) == (3, 12, 60)
+    options = set(options_of(job))
+    assert {"--nodes=3", "--ntasks=12", "--cpus-per-task=500", "--gres=gpu:4"} <= options
+    assert "--mem=900000M" in options
+    assert "--time=3" in options, "Slurm's own limit leaves the script the time to end it"
+
+
+def test_the_default_profile_is_taken_unless_another_is_named(configured: Any) -> None:
+    settings = configured(more='default_profile = "short"')
+    for engine, profile in (("slurm", "short"), ("slurm:gpu", "gpu")):
+        batch = resolved(settings, engine=engine).batch
+        assert batch is not None
+        assert batch.profile == profile
+    wrong = configured(more='default_profile = "shrot"')
+    with pytest.raises(InvalidArgumentError, match="Did you mean 'short'"):
+        resolved(wrong, engine="slurm")
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"engine": "slrum"}, "There is no engine 'slrum'. Did you mean 'slurm'?"),
+        ({"engine": "local:gpu"}, "There is no engine 'local:gpu'"),
+        ({"engine": "slurm:gpus"}, "There is no Slurm profile 'gpus'. Did you mean 'gpu'?"),
+        ({"engine": "slurm:gpu\n--x"}, "There is no Slurm profile"),
+        ({"engine": "local", "resources": {"nodes": 2}}, "go with a scheduler"),
+        ({"engine": "local", "resources": {"tasks": 2}}, "go with a scheduler"),
+        ({"engine": "local", "engine_options": ["--x"]}, "go with a scheduler"),
+        ({"engine": "slurm", "engine_options": ["--x"]}, "does not allow options of sbatch"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(
+    configured: Any, request_: dict[str, Any], says: str
+) -> None:
+    settings = configured()
+    with pytest.raises(InvalidArgumentError) as refused:
+        resolved(settings, **request_)
+    assert says in refused.value.cause
+    assert refused.value.next_step
+
+
+def test_the_next_step_names_the_profiles(configured: Any) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        resolved(configured(), engine="slurm:x")
+    assert "gpu, short" in refused.value.next_step
+
+
+def test_options_are_passed_where_the_configuration_allows_them(configured: Any) -> None:
+    settings = configured(allow="true")
+    job = resolved(settings, engine="slurm:gpu", engine_options=["--nice=5"])
+    assert job.batch is not None
+    assert job.batch.options == ["--exclusive", "--nice=5"]
+
+
+def test_a_cluster_may_have_more_than_this_machine(configured: Any) -> None:
+    wish = {"cores": 4096, "memory_mb": 1 << 24, "gpus": 64}
+    with pytest.raises(ResourcesUnavailableError):
+        resolved(configured(), engine="local", resources=wish)
+    assert resolved(configured(), engine="slurm", resources=wish).resources.cores == 4096
+
+
+def test_a_program_may_be_on_the_nodes_only(configured: Any) -> None:
+    job = resolved(configured(), engine="slurm", command=["a-program-of-the-cluster"])
+    assert job.executable == "a-program-of-the-cluster"
+
+
+def test_a_kind_of_job_that_can_go_on_is_begun_anew_by_slurm(configured: Any) -> None:
+    job = resolved(configured(), engine="slurm", command=None, manifest="md-openmm")
+    assert job.batch is not None
+    assert job.batch.restart_command is not None
+    assert job.batch.restart_command != job.command
+    assert "--requeue" in options_of(job)
+    once = resolved(configured(), engine="slurm", command=None, manifest="fem-calculix")
+    assert once.batch is not None
+    assert once.batch.restart_command is None
+    assert "--no-requeue" in options_of(once)
+
+
+def parent(configured_job: LaunchManifest, tmp_path: Path) -> Parent:
+    """As the job left it: with the checkpoint of its kind."""
+    root = tmp_path / "parent"
+    (root / "work").mkdir(parents=True)
+    assert configured_job.resume is not None
+    (root / "work" / configured_job.resume.checkpoint.replace("*", "x")).touch()
+    job = configured_job.model_copy(update={"cwd": str(root / "work")})
+    (root / "job.json").write_text(job.model_dump_json(by_alias=True), encoding="utf-8")
+    job_dir = JobDir(root)
+    return Parent(job.job_id, read_launch_manifest(job_dir), job_dir)
+
+
+def test_what_goes_on_runs_where_it_ran_before(configured: Any, tmp_path: Path) -> None:
+    settings = configured()
+    first = resolved(
+        settings,
+        engine="slurm:gpu",
+        command=None,
+        manifest="md-openmm",
+        resources={"tasks": 2, "memory_mb": 700},
+    )
+    before = parent(first, tmp_path)
+    again = resolved(settings, parent=before, command=None, resume_from=first.job_id)
+    assert again.engine == "slurm"
+    assert again.batch is not None
+    assert first.batch is not None
+    for name in ("profile", "partition", "nodes", "tasks", "modules"):
+        assert getattr(again.batch, name) == getattr(first.batch, name)
+    assert (again.resources.memory_mb, again.time_limit_s) == (700, 3600)
+
+
+def test_what_goes_on_can_go_elsewhere(configured: Any, tmp_path: Path) -> None:
+    settings = configured()
+    first = resolved(settings, engine="slurm:gpu", command=None, manifest="md-openmm")
+    before = parent(first, tmp_path)
+    more: dict[str, Any] = {"parent": before, "command": None, "resume_from": first.job_id}
+    here = resolved(settings, engine="local", **more)
+    assert (here.engine, here.batch) == ("local", None)
+    short = resolved(settings, engine="slurm:short", **more)
+    assert short.batch is not None
+    assert (short.batch.profile, short.batch.partition) == ("short", "short")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("poll = 5", "Did you mean 'poll_s'"),
+        ("poll_s = 1", "poll_s"),
+        ("[engines.slurm.profiles.x]\npartitoin = 'a'", "Did you mean 'partition'"),
+        ("[engines.slurm.profiles.x]\nnodes = 0", "nodes"),
+        ("[engines.slurm.profiles.x]\ntime_limit_s = 0", "time_limit_s"),
+        ("[engines.slurm.profiles.x]\noptions = '--exclusive'", "options"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_told_with_its_place(
+    configured: Any, more: str, says: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        configured(more=more)
+    assert says in refused.value.cause
+
+
+def test_what_a_scheduler_tells_in_words() -> None:
+    record = BatchRecord(token="t", id="12_3")
+    assert str(record) == "Slurm job 12_3"
+    assert str(BatchRecord(token="t")) == "Slurm job not known yet"
+    full = record.model_copy(
+        update={
+            "nodes": "n[1-2]",
+            "restarts": 1,
+            "elapsed_s": 61.4,
+            "requested_s": 3600.0,
+            "cpu_efficiency": 0.873,
+            "max_rss_kb": 300 << 10,
+        }
+    )
+    assert str(full) == (
+        "Slurm job 12_3 on n[1-2], started anew 1 times, used 61 of 3600 s, 87 % of its cores, "
+        "at most 300 MB"
+    )
+
+
+async def test_the_command_line_says_where(configured: Any) -> None:
+    configured()
+    refused = await data("launch", "--engine", "slurm:gpus", "--", "true", code=2)
+    assert refused["error"]["code"] == "invalid_argument"
+    assert "Did you mean 'gpu'" in refused["error"]["cause"]
+    _, err = await run(
+        "launch", "--engine", "slurm", "--engine-option=--nice", "--", "true", code=2
+    )
+    assert "does not allow options of sbatch" in err
+    _, err = await run("launch", "--nodes", "2", "--", "true", code=2)
+    assert "go with a scheduler" in err
+    out, _ = await run("launch", "--engine", "local", "--wait", "--quiet", "--", "true")
+    assert out.startswith("job-")
