@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 
 from jobs.batch import BatchRecord
 from jobs.engines.base import Submission
@@ -14,12 +15,22 @@ from jobs.model import LaunchManifest
 
 SHORT_S = 600.0  #: of a shorter time limit the minutes in which Slurm counts are too coarse
 
+#: `module`, of Environment Modules or of Lmod, is a function of login shells, which a script lacks.
+#: Nothing else of theirs is read, which would change the job's PATH. Where there is none, `module
+#: load` itself fails and says so.
+_HAVE_MODULES = (
+    "type module >/dev/null 2>&1 || for profile in /etc/profile.d/*mod*.sh; do "
+    '[ ! -r "$profile" ] || . "$profile"; done; :'
+)
+
 
 def furnish(one: Submission, record: BatchRecord) -> None:
     """Write what the node will run, then that it is about to be submitted. Blocks."""
     launched, job_dir = one.launched, one.job_dir
     wishes = launched.batch
-    modules = [f"module load {module}" for module in wishes.modules] if wishes else []
+    modules = [f"module load {shlex.quote(module)}" for module in wishes.modules] if wishes else []
+    if modules:
+        modules.insert(0, _HAVE_MODULES)
     script = job_script(
         launched,
         job_dir,
