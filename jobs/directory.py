@@ -249,6 +249,15 @@ def _readme(launched: LaunchManifest) -> str:
     kind = f"a job of the kind `{launched.manifest}`" if launched.manifest else "a command"
     elsewhere = f"; this job used `{launched.cwd}`" if not launched.cwd.endswith("/work") else ""
     origin = f"\nIt goes on from `{launched.parent}`." if launched.parent else ""
+    supervision = (
+        "While the job runs there are also `lock` and `ctl`, which belong to its supervisor."
+    )
+    if launched.batch is not None:
+        names = JobDir(Path())
+        supervision = (
+            f"`{names.batch_script}` is what the node has run, `{names.batch}` what its scheduler has "
+            f"told of\nthe job, and `{names.batch_log}` what either of them had to say."
+        )
     return f"""# {launched.name}
 
 `{launched.job_id}` is {kind} in the project `{launched.project}`, asked for at
@@ -266,5 +275,5 @@ def _readme(launched: LaunchManifest) -> str:
 | `started`, `exit` | when the command started, and how it ended |
 | `run.json` | the whole story: outcome, times, resources used, files left |
 
-While the job runs there are also `lock` and `ctl`, which belong to its supervisor.
+{supervision}
 """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.batch import BatchRecord
-from jobs.directory import read_launch_manifest
+from jobs.directory import furnish, read_launch_manifest
 from jobs.engines.slurm_submission import options_of
 from jobs.errors import InvalidArgumentError, ResourcesUnavailableError, SettingsError
 from jobs.launch import resolve
@@ -272,6 +272,15 @@ def test_what_a_scheduler_tells_in_words() -> None:
         "Slurm job 12_3 on n[1-2], started anew 1 times, used 61 of 3600 s, 87 % of its cores, "
         "at most 300 MB"
     )
+
+
+def test_the_readme_of_the_directory_names_its_files(configured: Any, tmp_path: Path) -> None:
+    settings = configured()
+    for engine, named in (("local", "`lock` and `ctl`"), ("slurm", "`slurm.sh`")):
+        job_dir = JobDir(tmp_path / engine)
+        job_dir.root.mkdir()
+        furnish(job_dir, resolved(settings, engine=engine))
+        assert named in job_dir.readme.read_text(encoding="utf-8")
 
 
 async def test_the_command_line_says_where(configured: Any) -> None:
