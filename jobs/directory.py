@@ -255,8 +255,8 @@ def _readme(launched: LaunchManifest) -> str:
     if launched.batch is not None:
         names = JobDir(Path())
         supervision = (
-            f"`{names.batch_script}` is what the node has run, `{names.batch}` what its scheduler has "
-            f"told of\nthe job, and `{names.batch_log}` what either of them had to say."
+            f"`{names.batch_script}` is what the node has run, `{names.batch}` what its scheduler "
+            f"has told of\nthe job, and `{names.batch_log}` what either of them had to say."
         )
     return f"""# {launched.name}
 

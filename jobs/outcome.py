@@ -97,13 +97,17 @@ def judge(
     if record.why == "cancelled":
         return verdict(Event.END_CANCELLED, "cancel", cancelled_because(cancel_reason))
     if record.why == "timeout":
-        seconds = launched.time_limit_s if launched else record.wall_s
-        reason = f"The time limit of {seconds:g} s had passed."
+        if launched is None or not launched.time_limit_s:
+            reason = f"Its time limit had passed, after {record.wall_s:.0f} s."
+        else:
+            reason = f"The time limit of {launched.time_limit_s:g} s had passed."
         return verdict(Event.END_TIMED_OUT, "time limit", reason)
     if record.why == "start_error":
         return verdict(Event.FAIL, "start", f"It could not be started: {record.error}.")
     if record.why == "terminated":
         reason = "Its supervisor was told to end, as at a shutdown."
+        if record.batch is not None:
+            reason = "Its scheduler has ended it, as for a job of higher priority."
         return verdict(Event.FAIL, "supervisor", reason)
     failure = evidence.failure
     if name is not None:

@@ -28,6 +28,7 @@ def held(why: str = "exit", **more: Any) -> Sighting:
     return replace(ended(why, **more), started=started)
 
 
+PLACE = {"job": "7", "node": "n1"}
 FULL = "Its memory limit of 9 MB was reached."
 
 
@@ -47,8 +48,9 @@ FULL = "Its memory limit of 9 MB was reached."
         (held(limit_hit="processes"), {}, Event.FAIL, "limit of 7 processes was reached"),
         (held("timeout", limit_hit="processes"), {}, Event.END_TIMED_OUT, "of 7 processes"),
         (ended("cancelled"), {"cancel_reason": "why"}, Event.END_CANCELLED, "Cancelled: why"),
-        (ended("timeout", exit_code=None, signal=15), {}, Event.END_TIMED_OUT, "time limit"),
+        (ended("timeout", wall_s=61.2), {}, Event.END_TIMED_OUT, "limit had passed, after 61 s"),
         (ended("terminated"), {}, Event.FAIL, "told to end"),
+        (ended("terminated", batch=PLACE), {}, Event.FAIL, "scheduler has ended it"),
         (ended("start_error", error="x: gone"), {}, Event.FAIL, "could not be started: x: gone"),
         (ended(survivors=[7, 8]), {}, Event.SUCCEED, "7, 8"),
         (Sighting(Phase.VANISHED, detail="it rebooted"), {}, Event.VANISH, "it rebooted"),
