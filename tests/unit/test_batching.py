@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jobs.model import LaunchManifest, LaunchRequest
 from jobs.paths import JobDir
 from jobs.resuming import Parent
 from jobs.settings import Settings, load_settings
-from tests.support.cli import data, run
+from tests.support.cli import ROOT, data, run
 
 CONFIGURATION = """
 [engines]
@@ -281,6 +282,16 @@ def test_the_readme_of_the_directory_names_its_files(configured: Any, tmp_path: 
         job_dir.root.mkdir()
         furnish(job_dir, resolved(settings, engine=engine))
         assert named in job_dir.readme.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/slurm.md"])
+def test_the_configuration_that_is_shown_is_valid(home: Path, tmp_path: Path, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (block,) = [part for part in re.findall(r"```toml\n(.*?)```", text, re.S) if "slurm" in part]
+    (tmp_path / "config.toml").write_text(block, encoding="utf-8")
+    slurm = load_settings().engines.slurm
+    assert slurm.default_profile in slurm.profiles
+    assert slurm.profiles["cpu"].partition == "main"
 
 
 async def test_the_command_line_says_where(configured: Any) -> None:
