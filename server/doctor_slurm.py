@@ -75,7 +75,7 @@ def _cluster(cluster: ClusterReport) -> list[Check]:
     else:
         left = f"for {cluster.remembers_s:g} s after it" if cluster.remembers_s else "for a while"
         what = "the cluster keeps none: of an end that no node has written down Slurm knows only "
-        mend = "Nothing has to be done; what jobs used is told by their own records."
+        mend = "Nothing has to be done; only how much memory jobs have used is not told then."
         checks.append(Check("accounting", "warn", what + left, mend))
     if cluster.most_tasks is not None and cluster.most_tasks < MOST_JOBS:
         what = f"of at most {cluster.most_tasks} jobs: MaxArraySize is {cluster.most_tasks + 1}"
