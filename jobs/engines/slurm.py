@@ -61,6 +61,7 @@ class SlurmEngine:
         self._told_to_end: dict[str, float] = {}
         self._has_accounting: bool | None = None  #: None: not known yet
         self._errands: dict[str, asyncio.Task[None]] = {}
+        self._submitting = asyncio.Lock()
 
     def is_ready(self) -> bool:
         return self._silent_since is None or self._due()
@@ -68,12 +69,15 @@ class SlurmEngine:
     async def submit(self, batch: Sequence[Submission]) -> None:
         """Submit once what can go together: the tasks of an array have all options in common."""
         groups: dict[tuple[str, ...], list[Submission]] = {}
-        for one in batch:
-            if await self._was_submitted(one.job_dir):
-                continue
-            groups.setdefault(tuple(options_of(one.launched)), []).append(one)
-        for options, group in groups.items():
-            await self._submit(group, options)
+        async with self._submitting:  # so that a second submission of a job finds the first
+            for one in batch:
+                if await self._was_submitted(one.job_dir):
+                    continue
+                groups.setdefault(tuple(options_of(one.launched)), []).append(one)
+            for options, group in groups.items():
+                if not self.is_ready():
+                    raise UnreachableError(self._silence)
+                await self._submit(group, options)
 
     async def _was_submitted(self, job_dir: JobDir) -> bool:
         """Whether Slurm has the job already. Raises UnreachableError when that is not known yet."""
