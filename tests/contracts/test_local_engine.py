@@ -1,0 +1,60 @@
+"""What the engine of this machine does by its own means: a shim for each job, and kernel locks."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.engines.base import Engine, Phase
+from jobs.limits import Bounds
+from jobs.paths import JobDir
+from tests.support.engines import end_of, job, seen, start, submit
+from tests.support.processes import kill, shim_pids
+
+pytestmark = pytest.mark.parametrize("new_engine", ["local"], indirect=True)
+
+FORKS = """
+import os, time
+for _ in range(40):
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+"""
+
+
+async def test_submit_returns_with_proof_of_life(engine: Engine, job_dir: JobDir) -> None:
+    await submit(engine, job(job_dir, "sleep 60"), job_dir)
+    assert (await engine.poll(job_dir)).phase is Phase.RUNNING
+
+
+async def test_a_limit_of_processes_is_kept(engine: Engine, job_dir: JobDir) -> None:
+    script = f"{sys.executable} -c '{FORKS}'"
+    started = await start(engine, job(job_dir, script, bounds=Bounds(processes=30)), job_dir)
+    if started.limits is None or started.limits.processes_by != "cgroup":
+        pytest.skip("nothing here can limit a whole job; `outlast doctor` says why")
+    assert started.limits.processes == 30
+    record = await end_of(engine, job_dir)
+    assert (record.limit_hit, record.exit_code == 0) == ("processes", False)
+
+
+async def test_a_change_is_told_to_who_adopts(engine: Engine, job_dir: JobDir) -> None:
+    await start(engine, job(job_dir, "sleep 0.3"), job_dir)
+    told = asyncio.Event()
+    release = engine.adopt(job_dir, told.set)
+    await asyncio.wait_for(told.wait(), 20)
+    release()
+    assert (await engine.poll(job_dir)).phase is Phase.ENDED
+
+
+async def test_an_end_that_nobody_wrote_down_is_no_end_that_is_known(
+    engine: Engine, job_dir: JobDir, home: Path
+) -> None:
+    started = await start(engine, job(job_dir, "sleep 60"), job_dir)
+    kill(*shim_pids(home))
+    # A little later: the kernel lets go of the lock at the last.
+    await seen(engine, job_dir, Phase.ORPHANED)
+    kill(started.pid)
+    await seen(engine, job_dir, Phase.VANISHED)

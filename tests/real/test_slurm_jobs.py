@@ -1,0 +1,293 @@
+"""Jobs on a real cluster, through the service and a keeper: as on this machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.directory import read_launch_manifest, read_record
+from jobs.errors import InvalidArgumentError, JobNotFoundError
+from jobs.model import Job, LaunchRequest, RunRecord
+from jobs.service import Service
+from jobs.settings import load_settings
+from jobs.states import State
+from jobs.sweeps import Sweep
+from server.wiring import open_service, rebuild_index
+from tests.support.countdown import write_kind
+from tests.support.launching import bash, launch
+from tests.support.processes import all_of, keeper_pid, kill
+from tests.support.slurm import Cluster
+from tests.support.slurm_engine import alone_on_slurm, batch_of, counted_calls, on_slurm
+from tests.support.wait import ended, in_state, until
+
+__all__ = ["alone_on_slurm", "on_slurm"]
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("on_slurm")]
+
+LATER = '[engines.slurm.profiles.later]\noptions = ["--begin=now+1hour"]\n'
+
+
+async def start(service: Service, **request: Any) -> Job:
+    return (await service.launch(LaunchRequest(engine="slurm", **request), client="test")).job
+
+
+async def sweep_of(service: Service, **request: Any) -> Sweep:
+    job = await start(service, manifest="count", **request)
+    return await service.sweep(job.sweep or "")
+
+
+async def all_ended(service: Service, sweep: Sweep, seconds: int = 120) -> Sweep:
+    async def final() -> Sweep | None:
+        now = await service.sweep(sweep.id, wait_s=1)
+        return now if now.is_final else None
+
+    ended = await until(final, seconds)
+    assert ended is not None
+    return ended
+
+
+def configure(home: Path, text: str) -> None:
+    (home.parent / "config.toml").write_text(text, encoding="utf-8")
+
+
+async def until_it_waits(service: Service, job: Job) -> Job:
+    async def waits() -> Job | None:
+        now = await service.job(job.id)
+        return now if "expected start" in (now.wait_reason or "") else None
+
+    waiting = await until(waits, 60)
+    assert waiting is not None
+    return waiting
+
+
+async def test_a_job_from_its_launch_to_its_end(service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests")
+    job = await start(service, manifest="count", params={"to": 200, "pause_s": 0.03})
+    job = await in_state(service, job.id, State.RUNNING, 60)
+
+    async def half_way() -> Job | None:
+        now = await service.job(job.id)
+        fraction = now.progress.fraction if now.progress else None
+        return now if fraction is not None and 0 < fraction < 1 else None
+
+    halfway = await until(half_way, 30)
+    assert halfway is not None
+    _, excerpt = await service.tail(job.id, lines=2)
+    assert "/200 half=" in str(excerpt)
+    job = await ended(service, job.id, 60)
+    assert (job.state, job.outcome.exit_code) == (State.COMPLETED, 0)
+    assert job.outcome.summary == {"last": 200, "inner.twice": 400}
+    assert job.progress is not None
+    assert job.progress.fraction == 1.0
+    page = await service.artifacts(job.id)
+    assert {"table.csv", "segment.0.txt"} <= {file.path for file in page.artifacts}
+    batch = batch_of(service.directory(job))
+    assert (service.placement(job) or "").startswith(f"Slurm job {batch.id} on n")
+    record = read_record(service.directory(job).run_record, RunRecord)
+    assert record is not None
+    assert record.batch is not None
+    assert record.batch.id == batch.id
+
+
+async def test_each_end_is_told_as_it_was(service: Service, home: Path, on_slurm: Cluster) -> None:
+    def there(script: str, **more: Any) -> Any:
+        return bash(service, script, engine="slurm", wait_s=0, **more)
+
+    launched = {
+        "exit 0": await there("exit 0"),
+        "exit 3": await there("exit 3"),
+        "kill -9": await there("kill -9 $$"),
+        "exit 139": await there("exit 139"),
+        "time limit": await there("exec sleep 60", time_limit_s=1),
+        "another hand": await there("exec sleep 60"),
+        "too large": await there("true", resources={"cores": 64}),
+    }
+    if on_slurm.has_cgroups:
+        launched["memory"] = await there("tail /dev/zero; exit 0", resources={"memory_mb": 60})
+    other = await in_state(service, launched["another hand"].id, State.RUNNING, 60)
+    subprocess.run(["scancel", str(batch_of(service.directory(other)).id)], check=True, timeout=60)
+    jobs = {name: await ended(service, job.id, 90) for name, job in launched.items()}
+    told = {
+        name: (job.state, job.outcome.exit_code, job.outcome.signal) for name, job in jobs.items()
+    }
+    expected = {
+        "exit 0": (State.COMPLETED, 0, None),
+        "exit 3": (State.FAILED, 3, None),
+        "kill -9": (State.FAILED, None, "SIGKILL"),
+        "exit 139": (State.FAILED, 139, None),
+        "time limit": (State.TIMED_OUT, None, "SIGTERM"),
+        "another hand": (State.CANCELLED, None, "SIGTERM"),
+        "too large": (State.FAILED, None, None),
+    }
+    assert {name: told[name] for name in expected} == expected
+    reason = jobs["too large"].outcome.reason or ""
+    assert reason.startswith("slurm refused it: ")
+    assert "node configuration is not available" in reason
+    assert jobs["too large"].started_at is None
+    if on_slurm.has_cgroups:
+        assert jobs["memory"].state is State.FAILED
+        assert "memory" in (jobs["memory"].outcome.reason or "")
+
+
+async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
+    write_kind(home.parent / "manifests")
+    first = await start(service, manifest="count", params={"to": 10_000})
+    table = service.directory(first).work / "table.csv"
+    await until(lambda: table.exists() and table.read_text(encoding="utf-8").count("\n") > 3, 60)
+    await service.cancel(first.id, reason="enough")
+    first = await ended(service, first.id, 60)
+    assert (first.state, first.outcome.resumable) == (State.CANCELLED, True)
+    assert first.outcome.reason == "Cancelled: enough"
+    to = int(table.read_text(encoding="utf-8").split()[-1]) + 5
+    second = await start(service, resume_from=first.id, params={"to": to})
+    second = await ended(service, second.id, 60)
+    assert (second.state, second.engine) == (State.COMPLETED, "slurm")
+    counted = (service.directory(second).work / "table.csv").read_text(encoding="utf-8")
+    assert [int(line) for line in counted.split()] == list(range(1, to + 1))
+
+
+@pytest.mark.parametrize("size", [30, pytest.param(300, marks=pytest.mark.slow)])
+async def test_a_sweep_is_one_call_and_all_of_it_two_a_look(
+    service: Service, home: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    write_kind(home.parent / "manifests")
+    with counted_calls(home.parent / "bin", monkeypatch) as calls:
+        sweep = await sweep_of(
+            service, params={"pause_s": 0.0}, sweep={"to": list(range(1, size + 1))}
+        )
+        sweep = await all_ended(service, sweep, 60 + size)
+    assert sweep.counts == {State.COMPLETED: size}
+    rows = list(csv.DictReader(io.StringIO(sweep.csv())))
+    assert [int(row["to"]) for row in rows] == list(range(1, size + 1))
+    assert all(int(row["inner.twice"]) == 2 * int(row["to"]) for row in rows)
+    (submission,) = calls.of("sbatch")
+    assert f"--array=0-{size - 1}" in submission
+    looks = [at for at, name, _ in calls.all() if name == "squeue"]
+    asked = [name for _, name, _ in calls.all() if name != "sbatch"]
+    assert len(asked) <= 2 * len(looks)
+    assert all(later - at > 9 for at, later in itertools.pairwise(looks))
+    ids = [batch_of(service.directory(job)).id or "" for job in sweep.jobs]
+    assert ids == [f"{ids[0].partition('_')[0]}_{number}" for number in range(size)]
+
+
+async def test_a_sweep_is_cancelled_as_one(service: Service, home: Path) -> None:
+    """Those that run stop with a checkpoint, those that wait never run."""
+    write_kind(home.parent / "manifests")
+    sweep = await sweep_of(service, params={"to": 100_000}, sweep={"pause_s": [0.01] * 8})
+    await in_state(service, sweep.jobs[0].id, State.RUNNING, 60)
+    await service.cancel_sweep(sweep.id, reason="enough", wait_s=0)
+    sweep = await all_ended(service, sweep)
+    assert sweep.counts == {State.CANCELLED: 8}
+    assert {job.outcome.reason for job in sweep.jobs} == {"Cancelled: enough"}
+    assert {job.started_at is None for job in sweep.jobs} == {True, False}
+
+
+async def test_another_keeper_carries_on(service: Service, home: Path) -> None:
+    configure(home, LATER)
+    async with open_service() as service:
+        runs = await bash(service, "until [ -e go ]; do sleep 0.1; done; exit 7", engine="slurm")
+        waits = await launch(service, "true", engine="slurm:later")
+        runs = await in_state(service, runs.id, State.RUNNING, 60)
+        waiting = await until_it_waits(service, waits)
+        assert waiting.state is State.STARTING or waiting.state is State.QUEUED
+        keeper = keeper_pid(home)
+        assert keeper is not None
+        kill(keeper)
+        (service.directory(runs).work / "go").touch()
+        runs = await ended(service, runs.id, 60)
+        assert (runs.state, runs.outcome.exit_code) == (State.FAILED, 7)
+        assert not (await service.job(waits.id)).is_final
+        await service.cancel(waits.id, reason="not needed")
+        waits = await ended(service, waits.id, 60)
+        assert (waits.state, waits.started_at) == (State.CANCELLED, None)
+        assert waits.outcome.reason == "Cancelled: not needed"
+
+
+async def test_the_index_is_made_anew_while_jobs_run(service: Service, home: Path) -> None:
+    configure(home, LATER)
+    async with open_service() as service:
+        runs = await bash(service, "until [ -e go ]; do sleep 0.1; done; exit 7", engine="slurm")
+        waits = await launch(service, "true", engine="slurm:later")
+        runs = await in_state(service, runs.id, State.RUNNING, 60)
+        await until_it_waits(service, waits)
+        ids = [batch_of(service.directory(job)).id for job in (runs, waits)]
+        for path in home.glob("outlast.db*"):
+            path.unlink()
+        rebuild_index(load_settings())
+    async with open_service() as service:
+        assert (await service.job(runs.id)).state is State.RUNNING
+        assert (await service.job(runs.id)).engine == "slurm"
+        await until_it_waits(service, waits)
+        (service.directory(runs).work / "go").touch()
+        runs = await ended(service, runs.id, 60)
+        assert (runs.state, runs.outcome.exit_code) == (State.FAILED, 7)
+        await service.cancel(waits.id)
+        assert (await ended(service, waits.id, 60)).state is State.CANCELLED
+        assert [batch_of(service.directory(job)).id for job in (runs, waits)] == ids
+
+
+async def test_an_ended_job_is_pruned(service: Service, home: Path) -> None:
+    job = await ended(service, (await launch(service, "true", engine="slurm")).id, 60)
+    assert await service.pruner.remove(job)
+    with pytest.raises(JobNotFoundError):
+        await service.job(job.id)
+    assert not service.directory(job).root.exists()
+    await until(lambda: not all_of(home), 60)
+    assert "Traceback" not in (home / "keeper.log").read_text(encoding="utf-8")
+
+
+async def test_the_users_variables_bend_nothing(
+    service: Service, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bending = {
+        "SBATCH_PARTITION": "none",
+        "SBATCH_TIMELIMIT": "x",
+        "SBATCH_ACCOUNT": "none",
+        "SBATCH_EXPORT": "NONE",
+        "SBATCH_ARRAY_INX": "0-3",
+        "SQUEUE_FORMAT": "%A",
+        "SQUEUE_STATES": "PENDING",
+        "SQUEUE_USERS": "nobody",
+        "SACCT_FORMAT": "JobID",
+        "SLURM_CLUSTERS": "",
+        "SLURM_TIME_FORMAT": "relative",
+        "SLURM_JOB_ID": "1",
+    }
+    for name, value in bending.items():
+        monkeypatch.setenv(name, value)
+    job = await bash(service, "env | grep -E '^(SBATCH|SQUEUE|SACCT)'; exit 6", engine="slurm")
+    job = await ended(service, job.id, 60)
+    assert (job.state, job.outcome.exit_code) == (State.FAILED, 6), job.outcome
+    assert service.directory(job).stdout.read_text(encoding="utf-8") == ""
+    assert (batch_of(service.directory(job)).id or "").isdecimal()
+
+
+async def test_a_profile_says_where_and_its_errors_are_told(service: Service, home: Path) -> None:
+    profile = '[engines.slurm.profiles.brief]\npartition = "short"\nconstraint = "{}"\n'
+    configure(home, profile.replace('constraint = "{}"\n', ""))
+    async with open_service() as service:
+        job = await bash(service, "echo $SLURM_JOB_PARTITION", engine="slurm:brief")
+        job = await ended(service, job.id, 60)
+        assert service.directory(job).stdout.read_text(encoding="utf-8") == "short\n"
+        launched = read_launch_manifest(service.directory(job))
+        assert launched.batch is not None
+        assert launched.batch.profile == "brief"
+        for request, says in (
+            ({"engine": "slurm:breif"}, "no Slurm profile 'breif'.*Did you mean 'brief'"),
+            ({"engine": "slrum"}, "no engine 'slrum'.*Did you mean 'slurm'"),
+            ({"engine": "slurm", "engine_options": ["--exclusive"]}, "does not allow options"),
+            ({"resources": {"nodes": 2}}, "go with a scheduler"),
+        ):
+            with pytest.raises(InvalidArgumentError, match=says):
+                await launch(service, "true", **request)
+        assert len((await service.list_jobs()).jobs) == 1
+    configure(home, profile.format("no such feature"))
+    async with open_service() as service:
+        job = await ended(service, (await launch(service, "true", engine="slurm:brief")).id, 60)
+        assert job.state is State.FAILED
+        assert "Invalid feature specification" in (job.outcome.reason or "")
