@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -89,7 +90,8 @@ class SlurmEngine:
         return record.id is not None
 
     async def _submit(self, group: list[Submission], options: tuple[str, ...]) -> None:
-        token = group[0].launched.job_id
+        # Never the same twice: an earlier array of some of these jobs had other places for them.
+        token = f"{group[0].launched.job_id}.{secrets.token_hex(3)}"
         several = len(group) > 1
         for index, one in enumerate(group):
             record = BatchRecord(token=token, index=index if several else None)
