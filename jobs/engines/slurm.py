@@ -25,7 +25,7 @@ from jobs.engines.base import Phase, RefusedError, Sighting, Submission, Unreach
 from jobs.engines.slurm_rows import AccountRow, QueueRow
 from jobs.engines.slurm_script import batch_script
 from jobs.engines.slurm_states import FINAL, LIVE, WAITING, Seen, sight
-from jobs.engines.slurm_submission import furnish, options_of
+from jobs.engines.slurm_submission import Searches, furnish, options_of
 from jobs.failpoints import reach
 from jobs.files import write_durable
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
@@ -63,6 +63,7 @@ class SlurmEngine:
         self._has_accounting: bool | None = None  #: None: not known yet
         self._errands: dict[str, asyncio.Task[None]] = {}
         self._submitting = asyncio.Lock()
+        self._searches = Searches(poll_s)
 
     def is_ready(self) -> bool:
         return self._silent_since is None or self._due()
@@ -193,15 +194,14 @@ class SlurmEngine:
         if not self.is_ready():
             raise UnreachableError(self._silence)
         try:
-            ids = await slurm.find(record.token, since=intended_at - 86400)
+            searched_at, base = await self._searches.find(record.token, since=intended_at - 86400)
         except slurm.Unreachable as error:
             self._fell_silent(str(error))
             raise UnreachableError(f"Slurm does not answer: {error}") from None
-        if ids:
-            base = ids[-1].partition("_")[0]
+        if base is not None:
             found = base if record.index is None else f"{base}_{record.index}"
             return self._note(job_dir, id=found)
-        if clock.now() - intended_at < IN_FLIGHT_S:
+        if searched_at - intended_at < IN_FLIGHT_S:
             raise UnreachableError("it is not known yet whether Slurm has it")
         return record
 

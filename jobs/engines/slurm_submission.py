@@ -1,4 +1,4 @@
-"""What Slurm is given of a job: a script in its directory, and options."""
+"""What Slurm is given of a job: a script in its directory, and options; and whether it has it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import math
 import shlex
 
+from jobs import clock
 from jobs.batch import BatchRecord
+from jobs.engines import slurm_commands
 from jobs.engines.base import Submission
 from jobs.engines.slurm_script import job_script, secrets_file
 from jobs.files import write_durable, write_file
@@ -71,3 +73,26 @@ def options_of(launched: LaunchManifest) -> list[str]:
         if value is not None:
             options.append(f"--{name}={value}")
     return [*options, *wishes.options]
+
+
+class Searches:
+    """Looks for tokens. One serves all jobs of a sweep, and is not repeated at once."""
+
+    def __init__(self, again_s: float) -> None:
+        self._again_s = again_s
+        self._found: dict[str, str] = {}
+        self._missed_at: dict[str, float] = {}  #: by the wall clock
+
+    async def find(self, token: str, *, since: float) -> tuple[float, str | None]:
+        """When it was looked for the token, and the ID of the job, or array, that has it, if one
+        has. Raises slurm_commands.Unreachable."""
+        missed_at = self._missed_at.get(token, -math.inf)
+        if token not in self._found and clock.now() - missed_at >= self._again_s:
+            missed_at = clock.now()
+            await slurm_commands.ping()  # it fails at once, whereas the queue is tried for 18 s
+            ids = await slurm_commands.find(token, since=since)
+            if ids:
+                self._found[token] = ids[-1].partition("_")[0]
+            else:
+                self._missed_at[token] = missed_at
+        return missed_at, self._found.get(token)
