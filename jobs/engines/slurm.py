@@ -226,7 +226,8 @@ class SlurmEngine:
         before = {job_id: row.state for job_id, row in self._queue.items()}
         asked_at = clock.now()
         try:
-            await slurm.ping()
+            if self._silent_since is not None:  # the queue would be tried for 18 s
+                await slurm.ping()
             queue = await slurm.queue(ids)
             over = {id for id in ids if id not in queue or queue[id].state in FINAL}
             account = await slurm.accounting(over) if over else {}
