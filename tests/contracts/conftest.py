@@ -28,7 +28,8 @@ async def new_engine(
     """Another engine object each time, as after the death of a keeper."""
     made: list[Engine] = []
     if request.param == "slurm":
-        request.getfixturevalue("slurm")
+        alone = "slurm_alone" in request.fixturenames  # which has the lock of the cluster already
+        request.getfixturevalue("slurm_alone" if alone else "slurm")
 
     def new() -> Engine:
         if request.param == "slurm":

@@ -37,7 +37,12 @@ def job(job_dir: JobDir, script: str, **more: Any) -> LaunchManifest:
             "OUTLAST_JOB_DIR": str(job_dir.root),
         },
     }
-    values = {"cwd": job_dir.work, **values, **more, "env": {**values["env"], **more.get("env", {})}}
+    values = {
+        "cwd": job_dir.work,
+        **values,
+        **more,
+        "env": {**values["env"], **more.get("env", {})},
+    }
     order = launched(values.pop("cwd"), **values)
     text = order.model_dump_json(by_alias=True)
     job_dir.launch_manifest.write_bytes(text.encode("utf-8", "surrogateescape"))

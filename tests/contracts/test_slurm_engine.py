@@ -1,0 +1,165 @@
+"""What the engine does that hands jobs to Slurm, beyond what every engine does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jobs.batch import BatchWishes
+from jobs.engines import slurm
+from jobs.engines.base import Engine, Phase, RefusedError, Submission, UnreachableError
+from jobs.model import Resources
+from jobs.paths import JobDir
+from tests.support.engines import directory, end_of, job, seen, start, submit, wish_end
+from tests.support.slurm import Cluster
+from tests.support.slurm_engine import batch_of, counted_calls, quick_engine
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.parametrize("new_engine", ["slurm"], indirect=True),
+]
+LATER = BatchWishes(options=["--begin=now+1hour"])
+
+
+async def test_a_job_that_waits_says_why_and_can_be_cancelled(
+    engine: Engine, job_dir: JobDir
+) -> None:
+    await submit(engine, job(job_dir, "exit 0", batch=LATER), job_dir)
+    waiting = await seen(engine, job_dir, Phase.WAITING)
+    assert (waiting.detail or "").startswith("not to start before a set time, expected start 20")
+    await wish_end(engine, job_dir)
+    record = await end_of(engine, job_dir)
+    assert (record.why, record.exit_code, record.wall_s) == ("cancelled", None, 0.0)
+    assert not job_dir.started.exists()
+
+
+async def test_cancelled_at_once_it_never_runs(engine: Engine, job_dir: JobDir) -> None:
+    """Before Slurm was ever asked about it."""
+    await submit(engine, job(job_dir, "exit 0", batch=LATER), job_dir)
+    await wish_end(engine, job_dir)
+    assert (await end_of(engine, job_dir)).why == "cancelled"
+
+
+async def test_a_task_of_a_sweep_is_cancelled_before_it_began(engine: Engine, home: Path) -> None:
+    """Slurm keeps no row of it."""
+    job_dirs = [directory(home, f"job {number}") for number in range(3)]
+    wishes = BatchWishes(options=["-w", "n1", "--exclusive"])
+    orders = [job(job_dir, "exec sleep 60", batch=wishes) for job_dir in job_dirs]
+    pairs = zip(orders, job_dirs, strict=True)
+    await engine.submit([Submission(order, job_dir, [], 1) for order, job_dir in pairs])
+    await seen(engine, job_dirs[0], Phase.RUNNING)
+    await seen(engine, job_dirs[2], Phase.WAITING)
+    await wish_end(engine, job_dirs[2])
+    record = await end_of(engine, job_dirs[2])
+    assert (record.why, job_dirs[2].started.exists()) == ("cancelled", False)
+    assert (await engine.poll(job_dirs[0])).phase is Phase.RUNNING
+    for job_dir in job_dirs[:2]:
+        await wish_end(engine, job_dir)
+    assert (await end_of(engine, job_dirs[0])).why == "cancelled"
+
+
+async def test_what_it_refuses_was_never_started(engine: Engine, job_dir: JobDir) -> None:
+    order = job(job_dir, "exit 0", resources=Resources(cores=64))
+    with pytest.raises(RefusedError, match="node configuration is not available"):
+        await submit(engine, order, job_dir)
+    assert (await engine.poll(job_dir)).phase is Phase.NEVER_STARTED
+    await submit(engine, job(job_dir, "exit 3"), job_dir)
+    assert (await end_of(engine, job_dir)).exit_code == 3
+
+
+async def test_by_another_hand_it_is_cancelled_too(engine: Engine, job_dir: JobDir) -> None:
+    await start(engine, job(job_dir, "exec sleep 60"), job_dir)
+    subprocess.run(["scancel", str(batch_of(job_dir).id)], check=True, timeout=60)
+    record = await end_of(engine, job_dir)
+    assert (record.why, record.signal) == ("cancelled", 15)
+
+
+async def test_of_a_script_that_is_killed_slurm_tells_the_end(
+    engine: Engine, job_dir: JobDir
+) -> None:
+    await submit(engine, job(job_dir, "kill -9 $PPID; sleep 60"), job_dir)
+    record = await end_of(engine, job_dir)
+    assert (record.why, record.exit_code, record.signal) == ("exit", None, 9)
+
+
+async def test_an_answer_that_was_lost_is_found_by_its_token(
+    engine: Engine, job_dir: JobDir, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm has the job, and whoever submitted it was told that it has not."""
+    with counted_calls(home.parent / "bin", monkeypatch) as calls:
+        calls.instead("sbatch", '"$real" "$@" >&2; echo "sbatch: error: timed out" >&2; exit 1')
+        order = job(job_dir, "echo ran; exit 5")
+        with pytest.raises(UnreachableError, match="timed out"):
+            await submit(engine, order, job_dir)
+        assert batch_of(job_dir).id is None
+        other = quick_engine(monkeypatch)
+        await submit(other, order, job_dir)
+        assert (await end_of(other, job_dir)).exit_code == 5
+        assert len(calls.of("sbatch")) == 1
+    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
+
+
+async def test_what_never_came_to_slurm_is_submitted_again_after_a_while(
+    engine: Engine, job_dir: JobDir, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "IN_FLIGHT_S", 3.0)
+    order = job(job_dir, "exit 5")
+    with counted_calls(home.parent / "bin", monkeypatch) as calls:
+        calls.instead("sbatch", 'echo "sbatch: error: Unable to contact controller" >&2; exit 1')
+        with pytest.raises(UnreachableError, match="Unable to contact"):
+            await submit(engine, order, job_dir)
+        assert not engine.is_ready()
+    assert (await engine.poll(job_dir)).phase is Phase.UNKNOWN
+    await seen(engine, job_dir, Phase.NEVER_STARTED)
+    await submit(engine, order, job_dir)
+    assert (await end_of(engine, job_dir)).exit_code == 5
+
+
+async def test_without_accounting_all_is_told_but_what_was_used(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("ends", "waits", "dies")
+    ends, waits, dies = (directory(home, name) for name in names)
+    with counted_calls(home.parent / "bin", monkeypatch) as calls:
+        calls.instead("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+        await submit(engine, job(ends, "exit 3"), ends)
+        await submit(engine, job(waits, "exit 0", batch=LATER), waits)
+        await submit(engine, job(dies, "kill -9 $PPID; sleep 60"), dies)
+        await seen(engine, waits, Phase.WAITING)
+        await wish_end(engine, waits)
+        assert (await end_of(engine, ends)).exit_code == 3
+        assert (await end_of(engine, waits)).why == "cancelled"
+        assert (await end_of(engine, dies)).signal == 9
+        assert engine.is_ready()
+        assert calls.of("sacct")
+
+
+async def test_with_its_node_a_job_is_lost_or_goes_on_where_it_can(
+    slurm_alone: Cluster, engine: Engine, home: Path
+) -> None:
+    """A node that it needs is drained meanwhile: it waits, and says so."""
+    lost, again, waits = (directory(home, name) for name in ("lost", "again", "waits"))
+    on_n2 = {"options": ["-w", "n2"]}
+    await start(engine, job(lost, "sleep 60", batch=BatchWishes(**on_n2)), lost)
+    goes_on = BatchWishes(**on_n2, restart_command=["bash", "-c", "echo again; exit 6"])
+    await start(engine, job(again, "echo first; exec sleep 60", batch=goes_on), again)
+    slurm_alone.set_node("n2", "down")
+    sighting = await seen(engine, lost, Phase.VANISHED)
+    assert sighting.detail == "a node that it ran on has failed (n2)"
+    await seen(engine, again, Phase.WAITING)
+    slurm_alone.set_node("n2", "resume")
+    slurm_alone.set_node("n2", "drain")
+    await submit(engine, job(waits, "exit 4", batch=BatchWishes(**on_n2)), waits)
+
+    while (sighting := await seen(engine, waits, Phase.WAITING)).detail is None or (
+        "drained" not in sighting.detail
+    ):
+        pass
+    slurm_alone.set_node("n2", "resume")
+    slurm_alone.control("update", f"jobid={batch_of(again).id}", "starttime=now")
+    assert (await end_of(engine, waits)).exit_code == 4
+    record = await end_of(engine, again)
+    assert (record.exit_code, batch_of(again).restarts) == (6, 1)
+    assert again.stdout.read_text(encoding="utf-8") == "first\nagain\n"
