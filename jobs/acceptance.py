@@ -44,7 +44,10 @@ async def accept(
     no job, or all, whose directories the keeper completes. Goes on when it is not waited for.
     """
     # All in one thread: each change of thread costs as much as the checks.
-    return await asyncio.to_thread(_accept, request, store.intake, settings, manifests, client)
+    accepting = asyncio.get_running_loop().run_in_executor(
+        None, _accept, request, store.intake, settings, manifests, client
+    )
+    return await asyncio.shield(accepting)
 
 
 def _accept(
@@ -155,7 +158,7 @@ def _known_by_key(request: LaunchRequest, intake: Intake) -> list[Job]:
     if request.idempotency_key is None:
         return []
     known = intake.by_key(request.idempotency_key)
-    if known and known[0].request_sha256 != digest(request.model_dump()):
+    if known and known[0].request_sha256 != digest(request.model_dump(exclude_defaults=True)):
         raise IdempotencyConflictError(
             f"The idempotency_key belongs to {known[0].sweep or known[0].id}, which was launched "
             "differently."

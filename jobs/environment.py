@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from importlib import metadata
-from pathlib import Path
 
 from jobs.errors import (
     ExecutableNotFoundError,
@@ -57,7 +56,7 @@ def find_executable(program: str, path: str, cwd: str | None) -> str:
 
 def job_path(settings: Settings, environment: NamedEnvironment | None = None) -> str:
     """The PATH of jobs: the configuration's folders, ours, the server's, the system's."""
-    own = [str(Path(sys.executable).parent)]
+    own = [os.path.dirname(sys.executable)]
     inherited = _inherited("PATH").get("PATH", "").split(os.pathsep)
     folders = [*(environment.path if environment else []), *settings.path]
     folders = [os.path.expanduser(folder) for folder in folders]
@@ -68,10 +67,11 @@ def job_path(settings: Settings, environment: NamedEnvironment | None = None) ->
 
 def _inherited(*names: str) -> dict[str, str]:
     """Variables of the server's own; one that is no UTF-8 cannot stand in a job's record."""
-    values = {name: os.environ[name] for name in names if name in os.environ}
+    values = {name: os.environ.get(name) for name in names}
     return {
         name: value.encode("utf-8", "surrogateescape").decode("utf-8", "ignore")
         for name, value in values.items()
+        if value is not None
     }
 
 

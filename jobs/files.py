@@ -36,12 +36,14 @@ def write_synced(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 def write_file(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = False) -> None:
     """Write a file that nobody else can see yet, and that a crash may lose unless `synced`."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb", buffering=0) as file:
+    try:
         rest = memoryview(content)
         while rest:
-            rest = rest[file.write(rest) :]
+            rest = rest[os.write(fd, rest) :]
         if synced:
             os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def append_line(path: Path, line: str) -> None:

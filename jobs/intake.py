@@ -42,10 +42,14 @@ class Intake:
         the index cannot be used.
         """
         key = launched[0].idempotency_key
-        rows = json.dumps([_row(one) for one in launched])
+        rows = [_row(one) for one in launched]
+        if len(rows) == 1:
+            statement, values = "insert_job", rows[0]
+        else:
+            statement, values = "insert_jobs", {"jobs": json.dumps(rows), "key": key}
         while True:
             try:
-                inserted, file = self._run("insert_jobs", {"jobs": rows, "key": key})
+                inserted, file = self._run(statement, values)
             except sqlite3.IntegrityError as error:
                 if "job.id" in str(error):
                     raise DuplicateJobIdError(launched[0].job_id) from None
@@ -146,7 +150,7 @@ def _row(launched: LaunchManifest) -> dict[str, Any]:
 
 def job_of(row: sqlite3.Row) -> Job:
     """A row of the table `job`."""
-    values = dict(row)
+    values = dict(zip(row.keys(), row, strict=True))  # dict(row) looks each name up
     progress = values.pop("progress")
     values.pop("last_event")
     told = {key: values.pop(key) for key in ("exit_code", "signal", "reason")}

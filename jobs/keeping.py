@@ -62,7 +62,7 @@ def _is_dying(info: dict[str, str | int]) -> bool:
     of its last thread is given back. This says only that the lock is about to be free.
     """
     try:
-        with open(f"/proc/{info.get('pid')}/status", "rb") as file:
+        with open(f"/proc/{info.get('pid')}/status", "rb", buffering=0) as file:
             status = file.read()
         pending = int(status.partition(b"\nShdPnd:\t")[2][:16], 16)
         killed = pending >> (signal.SIGKILL - 1) & 1

@@ -44,12 +44,14 @@ from jobs.model import (
 )
 from jobs.paths import PROJECT
 from jobs.resuming import Parent, as_before, carried, params_as_before
-from jobs.rules import Stop
+from jobs.rules import Rules, Stop
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
 from jobs.sweeps import points
 
 log = logging.getLogger(__name__)
+
+_NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def resolve(
 
     Blocks to hash input files. Raises a JobError that says what is wrong and what to do.
     """
-    asked = request.model_dump()
+    asked = request.model_dump(exclude_defaults=True)
     check_text("the request", asked)
     check_room(settings)
     parent = None
@@ -222,7 +224,7 @@ class _Resolver:
             environment=environment_name,
             inputs=referenced,
             outputs=[*(kind.outputs_for(params) if kind else []), *check_outputs(request.outputs)],
-            rules=kind.rules_for(params) if kind else {},
+            rules=kind.rules_for(params) if kind else _NO_RULES,
             resources=resources,
             bounds=Bounds(
                 processes=settings.max_processes,

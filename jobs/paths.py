@@ -138,11 +138,11 @@ class Home:
         return self.root / "wake"
 
     def job(self, project: str, job_id: str) -> JobDir:
-        return JobDir(self.jobs / project / job_id)
+        return JobDir(self.jobs.joinpath(project, job_id))
 
     def unborn(self, project: str, job_id: str) -> JobDir:
         """The same directory before the job is accepted."""
-        return JobDir(self.jobs / project / (UNBORN_PREFIX + job_id))
+        return JobDir(self.jobs.joinpath(project, UNBORN_PREFIX + job_id))
 
     def gone(self, project: str, job_id: str) -> Path:
         """The same directory once a person has pruned the job."""

@@ -84,8 +84,9 @@ class Service(Enquiries):
         caller is gone before the answer. Raises a JobError; then there is no job.
         """
         check_wait(wait_s)
-        accepting = accept(request, self._store, self._settings, self._manifests, client=client)
-        jobs, reused = await asyncio.shield(accepting)
+        jobs, reused = await accept(
+            request, self._store, self._settings, self._manifests, client=client
+        )
         launched = Launched(jobs[0], reused)
         try:
             await ensure_keeper(self._home, self._keeper_command)

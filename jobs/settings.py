@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +121,7 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(settings_cls, toml_file=config_path())
         return init_settings, env_settings, file
 
-    @property
+    @cached_property
     def state(self) -> Home:
         return Home(self.home.expanduser().absolute())
 

@@ -1,8 +1,21 @@
 -- Every statement of the store. Each write is one statement, so that each is one transaction,
 -- which SQLite begins as a writer at once: no lock is upgraded, no transaction stays open.
 
+-- name: insert_job
+-- No row means that the key is another job's already.
+INSERT INTO job (
+    id, project, name, manifest, engine, state, cores, memory_mb, gpus, idempotency_key,
+    request_sha256, created_at, changed_at, parent, sweep, sweep_index, sweep_values
+)
+VALUES (
+    :id, :project, :name, :manifest, :engine, :state, :cores, :memory_mb, :gpus, :idempotency_key,
+    :request_sha256, :created_at, :created_at, :parent, :sweep, :sweep_index, :sweep_values
+)
+ON CONFLICT (idempotency_key) DO NOTHING
+RETURNING *
+
 -- name: insert_jobs
--- All or none: no row means that the key of the first is another job's already.
+-- Those of a sweep; for one job this way takes SQLite half as long again. All or none: no row means that the key of the first is another job's already.
 INSERT INTO job (
     id, project, name, manifest, engine, state, cores, memory_mb, gpus, idempotency_key,
     request_sha256, created_at, changed_at, parent, sweep, sweep_index, sweep_values

@@ -140,7 +140,10 @@ def test_the_digest_is_of_the_request_alone(settings: Settings) -> None:
     one = resolved(settings, command=["true", "x"], idempotency_key="a").manifest
     two = resolved(settings, command=["true", "x"], idempotency_key="b").manifest
     other = resolved(settings, command=["true", "y"]).manifest
-    assert one.request_sha256 == two.request_sha256 != other.request_sha256
+    spelled_out = LaunchRequest(command=["true", "x"], params={}, cwd=None, outputs=[])
+    same = resolved(settings, **spelled_out.model_dump()).manifest
+    assert one.request_sha256 == two.request_sha256 == same.request_sha256
+    assert one.request_sha256 != other.request_sha256
     assert one.job_id != two.job_id
 
 
