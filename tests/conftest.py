@@ -26,12 +26,17 @@ for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
         del os.environ[_name]
 
 
+@pytest.fixture(autouse=True)
+def _no_variables_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read when tests are collected; to Outlast they would be unknown settings."""
+    for name in [name for name in os.environ if name.startswith("OUTLAST_TEST_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty state directory; whatever runs for it is ended afterwards."""
     home = tmp_path / "home"
-    for name in ("TOOLS", "SLOW_SCIENCE", "SLURM", "SLURM_PORT"):
-        monkeypatch.delenv(f"OUTLAST_TEST_{name}", raising=False)
     monkeypatch.setenv("OUTLAST_HOME", str(home))
     (tmp_path / "config.toml").touch()
     monkeypatch.setenv("OUTLAST_CONFIG", str(tmp_path / "config.toml"))
