@@ -176,13 +176,15 @@ gpus=""
 [[ ! ${SLURM_JOB_GPUS:-} =~ ^[0-9]+(,[0-9]+)*$ ]] || gpus=${SLURM_JOB_GPUS//,/, }
 limits=""
 [ -z "$memory_mb" ] || limits=", \"limits\": {\"memory_mb\": $memory_mb, \"memory_mb_by\": \"cgroup\"}"
-publish started "{\"pid\": $child, \"start_ticks\": \"${fields[19]}\", \"boot_id\": \"$boot_id\", \
-\"started_at\": $(date +%s.%N), \"attempt\": $attempt, \"gpu_ids\": [$gpus], \"batch\": $batch$limits}" || exit
+started_at=$(date +%s.%N)
 trap '' HUP
 # A trap that runs while bash reads a command substitution breaks it: there are none while these last.
 trap 'stop timeout "$grace"' USR1
 trap asked_to_end TERM
 trap wake CHLD
+# Not before: whoever sees that it has started may ask it to end.
+publish started "{\"pid\": $child, \"start_ticks\": \"${fields[19]}\", \"boot_id\": \"$boot_id\", \
+\"started_at\": $started_at, \"attempt\": $attempt, \"gpu_ids\": [$gpus], \"batch\": $batch$limits}" || exit
 echo go >&9
 exec 9<&-
 
