@@ -17,7 +17,7 @@ from tests.support.processes import all_of
 __all__ = ["job_dir", "node"]
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.0, 0.0, 0.0, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("pause_s", [0.0, 0.002, 0.004, 0.008, 0.015, 0.05, 0.3])
 async def test_what_was_seen_to_have_started_leaves_a_record(
     node: Node, job_dir: JobDir, home: Path, pause_s: float
 ) -> None:
