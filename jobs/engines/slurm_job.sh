@@ -8,7 +8,7 @@ job=${job:-${SLURM_JOB_ID:-0}}
 node=${SLURMD_NODENAME:-$HOSTNAME}
 batch="{\"job\": \"$job\", \"node\": \"${node//[^A-Za-z0-9._-]/?}\", \"restarts\": ${SLURM_RESTART_COUNT:-0}}"
 never=999999999999
-why=exit error="" child="" sleeper="" stirred=no limit_at=$never kill_at=$never
+why=exit error="" child="" sleeper="" stirred=no limit_at=$never kill_at=$never woken=no
 
 if [ -e exit ] || { [ -e started ] && [ "$runs_again" = no ]; }; then
   echo "the job ran before and must not run twice" >&2
@@ -113,7 +113,10 @@ stop() {
   wake
 }
 
-wake() { [ -z "$sleeper" ] || kill "$sleeper" 2>/dev/null; }
+wake() {
+  woken=yes # which counts when the sleeper's name is not known yet
+  [ -z "$sleeper" ] || kill "$sleeper" 2>/dev/null
+}
 
 # What TERM means: our wish, which can name another grace, or somebody else's.
 asked_to_end() {
@@ -176,18 +179,21 @@ gpus=""
 [[ ! ${SLURM_JOB_GPUS:-} =~ ^[0-9]+(,[0-9]+)*$ ]] || gpus=${SLURM_JOB_GPUS//,/, }
 limits=""
 [ -z "$memory_mb" ] || limits=", \"limits\": {\"memory_mb\": $memory_mb, \"memory_mb_by\": \"cgroup\"}"
-publish started "{\"pid\": $child, \"start_ticks\": \"${fields[19]}\", \"boot_id\": \"$boot_id\", \
-\"started_at\": $(date +%s.%N), \"attempt\": $attempt, \"gpu_ids\": [$gpus], \"batch\": $batch$limits}" || exit
+started_at=$(date +%s.%N)
 trap '' HUP
 # A trap that runs while bash reads a command substitution breaks it: there are none while these last.
 trap 'stop timeout "$grace"' USR1
 trap asked_to_end TERM
 trap wake CHLD
+# Not before: whoever sees that it has started may ask it to end.
+publish started "{\"pid\": $child, \"start_ticks\": \"${fields[19]}\", \"boot_id\": \"$boot_id\", \
+\"started_at\": $started_at, \"attempt\": $attempt, \"gpu_ids\": [$gpus], \"batch\": $batch$limits}" || exit
 echo go >&9
 exec 9<&-
 
 set -o posix # only then does the end of a child interrupt `wait`
 while kill -0 "$child"; do
+  woken=no
   now
   if [ $now -ge $limit_at ]; then
     limit_at=$never
@@ -204,8 +210,8 @@ while kill -0 "$child"; do
   printf -v left '%d.%02d' $((left / 100)) $((left % 100))
   sleep "$left" &
   sleeper=$!
-  # Whatever came since the sleeper began has ended it, so that nothing is slept through.
-  ! kill -0 "$child" || wait "$sleeper"
+  # Whatever came since the loop began is known, or has ended the sleeper: nothing is slept through.
+  [ $woken = yes ] || ! kill -0 "$child" || wait "$sleeper"
   kill "$sleeper"
   wait "$sleeper"
   sleeper=""
