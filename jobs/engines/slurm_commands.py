@@ -165,7 +165,7 @@ async def configuration() -> dict[str, str]:
 def command_env() -> dict[str, str]:
     """Our environment without what would bend a call: the user's defaults, and the variables of
     a job that we may be running in."""
-    kept = {k: v for k, v in os.environ.items() if k in _KEPT or not _BENDING.match(k)}
+    kept = {k: v for k, v in os.environ.items() if not _BENDING.match(k) or (v and k in _KEPT)}
     return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
 
 
