@@ -129,10 +129,14 @@ def checkpoints(out: Path) -> dict[int, Path]:
 
 
 def _is_whole(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(len(MAGIC))
-        file.seek(max(0, path.stat().st_size - len(MAGIC)))
-        return head == file.read() == MAGIC
+    """LAMMPS may be replacing or removing it at this moment."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - len(MAGIC)))
+            return head == file.read() == MAGIC
+    except FileNotFoundError:
+        return False
 
 
 def drop_old_checkpoints(out: Path) -> None:

@@ -26,6 +26,13 @@ for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
         del os.environ[_name]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a cluster wait for each other: some have it to themselves."""
+    for item in items:
+        if item.get_closest_marker("slurm") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(autouse=True)
 def _no_variables_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read when tests are collected; to Outlast they would be unknown settings."""

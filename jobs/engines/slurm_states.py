@@ -79,6 +79,7 @@ REASONS = {
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is inactive",
     "PartitionNodeLimit": f"{_NEVER}it asks for more nodes than its partition gives",
+    "PartitionConfig": f"{_NEVER}no node of its partition has as much as it asks for",
     "PartitionTimeLimit": f"{_NEVER}it asks for more time than its partition gives",
     "BadConstraints": f"{_NEVER}no node has what it asks for",
     "InvalidAccount": f"{_NEVER}its account is not valid",

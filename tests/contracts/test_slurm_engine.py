@@ -61,7 +61,7 @@ async def test_a_task_of_a_sweep_is_cancelled_before_it_began(engine: Engine, ho
 
 
 async def test_what_it_refuses_was_never_started(engine: Engine, job_dir: JobDir) -> None:
-    order = job(job_dir, "exit 0", resources=Resources(cores=64))
+    order = job(job_dir, "exit 0", resources=Resources(memory_mb=999_999))
     with pytest.raises(RefusedError, match="node configuration is not available"):
         await submit(engine, order, job_dir)
     assert (await engine.poll(job_dir)).phase is Phase.NEVER_STARTED

@@ -106,7 +106,7 @@ async def test_each_end_is_told_as_it_was(service: Service, home: Path, on_slurm
         "exit 139": await there("exit 139"),
         "time limit": await there("exec sleep 60", time_limit_s=1),
         "another hand": await there("exec sleep 60"),
-        "too large": await there("true", resources={"cores": 64}),
+        "too large": await there("true", resources={"memory_mb": 999_999}),
     }
     if on_slurm.has_cgroups:
         launched["memory"] = await there("tail /dev/zero; exit 0", resources={"memory_mb": 60})
