@@ -78,7 +78,7 @@ class Calls:
         real = next(path for path in (Path("/usr/bin") / name, Path("/usr/local/bin") / name))
         text = f"""#!/bin/bash
 real={real}
-( printf '%s\\t%s' "$EPOCHREALTIME" {name}; printf '\\t%s' "$@"; echo ) | tr -s '\\n' \\
+( printf '%s\\t%s' "$EPOCHREALTIME" {name}; printf '\\t%s' "${{@//$'\\n'/ }}"; echo ) | tr -s '\\n' \\
   >>{self._folder}/calls
 {script}
 """
