@@ -78,8 +78,10 @@ class Calls:
         real = next(path for path in (Path("/usr/bin") / name, Path("/usr/local/bin") / name))
         text = f"""#!/bin/bash
 real={real}
-( printf '%s\\t%s' "$EPOCHREALTIME" {name}; printf '\\t%s' "${{@//$'\\n'/ }}"; echo ) | tr -s '\\n' \\
-  >>{self._folder}/calls
+{{ printf '%s\\t%s' "$EPOCHREALTIME" {name}
+  printf '\\t%s' "${{@//$'\\n'/ }}"
+  echo
+}} >>{self._folder}/calls
 {script}
 """
         new = self._folder / f".{name}"
