@@ -78,10 +78,8 @@ class Calls:
         real = next(path for path in (Path("/usr/bin") / name, Path("/usr/local/bin") / name))
         text = f"""#!/bin/bash
 real={real}
-{{ printf '%s\\t%s' "$EPOCHREALTIME" {name}
-  printf '\\t%s' "${{@//$'\\n'/ }}"
-  echo
-}} >>{self._folder}/calls
+words=$(printf '\\t%s' "${{@//$'\\n'/ }}")
+printf '%s\\t%s%s\\n' "$EPOCHREALTIME" {name} "$words" >>{self._folder}/calls
 {script}
 """
         new = self._folder / f".{name}"
