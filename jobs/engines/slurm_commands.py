@@ -8,11 +8,13 @@ a call, and each call has a time limit. That Slurm could not be asked is always 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from signal import SIGKILL
 
 from jobs.engines.slurm_rows import (
     ACCOUNT_FIELDS,
@@ -29,6 +31,7 @@ from jobs.text import shown
 
 CALL_S = 60.0  #: a busy controller answers late; sbatch itself tries for 9 s, squeue for 18 s
 PING_S = 15.0
+KILL_S = 5.0  #: for what was killed to be gone
 MOST_BYTES = 64 << 20  #: of one answer; a row has some 200
 
 _BENDING = re.compile(r"(SBATCH|SQUEUE|SACCT|SCANCEL|SINFO|SCONTROL|SALLOC|SRUN|SLURM)_")
@@ -208,6 +211,7 @@ async def _run(
             stderr=PIPE,
             env=env or command_env(),
             cwd="/",
+            start_new_session=True,
         )
     except OSError as error:
         raise Unreachable(f"{command[0]} cannot be run: {error.strerror}") from None
@@ -223,8 +227,11 @@ async def _run(
         raise Unreachable(f"{command[0]} did not answer within {limit_s:g} s") from None
     finally:
         if process.returncode is None:
-            process.kill()
-            await process.communicate()  # what was in the pipes
+            # Whatever it has started, too: that would hold the pipes, and so us, for its lifetime.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.communicate(), KILL_S)
     if len(out) > MOST_BYTES:
         raise Unreachable(f"the answer of {command[0]} is too long to be one")
     return code, out.decode("utf-8", "replace"), error_text.decode("utf-8", "replace")

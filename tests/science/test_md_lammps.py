@@ -175,10 +175,10 @@ async def test_too_long_a_time_step_loses_atoms(service: Service) -> None:
 
 
 async def test_a_script_of_ones_own(service: Service, tmp_path: Path) -> None:
-    params = {"input": script(tmp_path, OWN), "steps": 5000, "temperature_k": 80}
+    params = {"input": script(tmp_path, OWN), "steps": 20_000, "temperature_k": 80}
     ran = await run(service, "md-lammps", params={**params, "variables": ["early=400"]})
     check_whole(service, ran, absent=["trajectory.*.lammpstrj"])
-    assert steps_of(ran) == list(range(0, 5001, 100))
+    assert steps_of(ran) == list(range(0, 20_001, 100))
     assert list(ran.table("thermo.csv")[0]) == [
         "step", "temperature_k", "total_kcal_mol", "kinetic_kcal_mol",
     ]  # fmt: skip
