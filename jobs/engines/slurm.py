@@ -24,7 +24,7 @@ from jobs.engines import slurm_commands as slurm
 from jobs.engines.base import Phase, RefusedError, Sighting, Submission, UnreachableError
 from jobs.engines.slurm_rows import AccountRow, QueueRow
 from jobs.engines.slurm_script import batch_script
-from jobs.engines.slurm_states import FINAL, LIVE, WAITING, Seen, sight
+from jobs.engines.slurm_states import FINAL, LIVE, WAITING, Seen, facts_of, sight
 from jobs.engines.slurm_submission import Searches, furnish, options_of
 from jobs.failpoints import reach
 from jobs.files import write_durable
@@ -53,13 +53,16 @@ class SlurmEngine:
         self._queue: dict[str, QueueRow] = {}
         self._account: dict[str, AccountRow] = {}
         self._asked_at = -math.inf  #: by the monotonic clock, as all times here
+        self._arrays: set[str] = set()  #: that some task of is in these answers
         self._answered: set[str] = set()  #: IDs that the last answer was about
         self._answered_at = -math.inf  #: by the wall clock
         self._silent_since: float | None = None  #: by the wall clock
         self._silence = ""
         self._over_since: dict[str, float] = {}  #: IDs that Slurm has told the end of, or forgotten
         self._ended_since: dict[str, float] = {}  #: IDs whose own record of the end is there
-        self._told_to_end: dict[str, float] = {}
+        self._wished_at: dict[str, float] = {}  #: IDs that are to end
+        self._told_at: dict[str, float] = {}  #: and the last order of those that were told so
+        self._to_tell: dict[str | None, set[str]] = {}  #: by the signal; None: Slurm's own way
         self._has_accounting: bool | None = None  #: None: not known yet
         self._errands: dict[str, asyncio.Task[None]] = {}
         self._submitting = asyncio.Lock()
@@ -164,27 +167,31 @@ class SlurmEngine:
                 record = await self._found(job_dir, record)
         job_id = record.id
         now = time.monotonic()
-        if job_id is None or now - self._told_to_end.get(job_id, -math.inf) < AGAIN_S:
+        if job_id is None or now - self._told_at.get(job_id, -math.inf) < AGAIN_S:
             return
-        self._told_to_end.setdefault(job_id, now)
+        waited_s = now - self._wished_at.setdefault(job_id, now)
         row = self._queue.get(job_id)
         begun = job_dir.started.exists() if row is None else row.state in LIVE
         launched = read_record(job_dir.launch_manifest, LaunchManifest)
         grace_s = grace_s if grace_s is not None else launched.grace_s if launched else 0.0
-        overdue = now - self._told_to_end[job_id] > grace_s + KILL_AFTER_S
-        signal = "TERM" if begun and not overdue else None
-        self._run(f"end {job_id}", self._end(job_id, signal))
+        signal = "TERM" if begun and waited_s <= grace_s + KILL_AFTER_S else None
+        self._to_tell.setdefault(signal, set()).add(job_id)
+        self._run("tell", self._tell())
 
     def adopt(self, job_dir: JobDir, on_change: Callable[[], None]) -> Callable[[], None]:
         """The keeper's own looks will do: nothing on this machine tells of a change."""
         return lambda: None
 
-    async def _end(self, job_id: str, signal: str | None) -> None:
-        try:
-            await slurm.cancel([job_id], signal=signal)
-        except slurm.Unreachable as error:
-            self._fell_silent(str(error))
-            self._told_to_end.pop(job_id, None)  # try again at once
+    async def _tell(self) -> None:
+        """One order for all jobs that are to end in the same way."""
+        while self._to_tell:
+            signal, job_ids = self._to_tell.popitem()
+            try:
+                await slurm.cancel(sorted(job_ids), signal=signal)
+            except slurm.Unreachable as error:
+                self._fell_silent(str(error))  # the keeper's next look asks for it again
+                return
+            self._told_at |= dict.fromkeys(job_ids, time.monotonic())
         self._look_soon()
 
     async def _found(self, job_dir: JobDir, record: BatchRecord) -> BatchRecord:
@@ -238,6 +245,7 @@ class SlurmEngine:
             self._has_accounting = account is not None
         self._silent_since, self._answered_at = None, asked_at
         self._queue, self._account, self._answered = queue, account or {}, ids
+        self._arrays = {id.partition("_")[0] for id in (*queue, *self._account) if "_" in id}
         now = time.monotonic()
         self._over_since = {id: self._over_since.get(id, now) for id in over}
         changed = before != {job_id: row.state for job_id, row in queue.items()}
@@ -255,14 +263,12 @@ class SlurmEngine:
 
     def _seen(self, job_id: str, started: StartedRecord | None, ended: ExitRecord | None) -> Seen:
         over_since = self._over_since.get(job_id)
-        base = job_id.partition("_")[0] + "_"
-        known = any(id.startswith(base) for id in (*self._queue, *self._account))
         return Seen(
             started=started,
             exit=ended,
             queue=self._queue.get(job_id),
             account=self._account.get(job_id),
-            array_is_known="_" in job_id and known,
+            array_is_known="_" in job_id and job_id.partition("_")[0] in self._arrays,
             queue_answered=self._silent_since is None and job_id in self._answered,
             settled=over_since is not None and time.monotonic() - over_since >= SETTLE_S,
         )
@@ -305,28 +311,10 @@ class SlurmEngine:
 
     def _keep(self, job_dir: JobDir, job_id: str, sighting: Sighting) -> None:
         row, account = self._queue.get(job_id), self._account.get(job_id)
-        last = row or account
-        facts: dict[str, Any] = {}
-        if last is not None:
-            facts["state"] = last.state
-            if last.nodes not in ("", "None assigned", "(null)"):
-                facts["nodes"] = last.nodes
-            if last.time_limit_s:
-                facts["requested_s"] = last.time_limit_s
+        facts = facts_of(row, account, sighting)
         place = sighting.started.batch if sighting.started else None
         if place is not None and self._records[job_dir.root].nodes is None:
             facts.setdefault("nodes", place.node)  # Slurm has not been asked since it began
-        if row is not None and row.restarts:
-            facts["restarts"] = row.restarts
-        if sighting.phase in (Phase.ENDED, Phase.VANISHED):
-            if last is not None and last.state in FINAL and last.elapsed_s is not None:
-                facts["elapsed_s"] = last.elapsed_s
-            elif sighting.exit is not None:
-                facts["elapsed_s"] = round(sighting.exit.wall_s, 1)
-            if account is not None:
-                efficiency = account.cpu_efficiency
-                facts["cpu_efficiency"] = None if efficiency is None else round(efficiency, 3)
-                facts["max_rss_kb"] = account.max_rss_kb
         self._note(job_dir, **facts)
         if sighting.phase in (Phase.ENDED, Phase.VANISHED):
             job_dir.batch_secrets.unlink(missing_ok=True)
@@ -335,8 +323,8 @@ class SlurmEngine:
     def _forget(self, job_dir: JobDir) -> None:
         record = self._records.pop(job_dir.root, None)
         if record is not None and record.id is not None:
-            self._told_to_end.pop(record.id, None)
-            self._ended_since.pop(record.id, None)
+            for times in (self._wished_at, self._told_at, self._ended_since):
+                times.pop(record.id, None)
 
     def _run(self, name: str, errand: Coroutine[Any, Any, None]) -> None:
         """Run beside the keeper's loop, which no silent scheduler may hold up; one of a name."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jobs import clock
 from jobs.engines.base import Phase, Sighting
@@ -19,6 +19,7 @@ from jobs.model import ExitRecord, StartedRecord
 
 Why = Literal["exit", "cancelled", "timeout", "terminated", "start_error"]
 SIGKILL = 9
+NO_NODE = ("", "None assigned", "(null)")  #: what stands for none where nodes are told
 
 #: It waits, or waits again: nothing of it runs.
 WAITING = {
@@ -135,6 +136,32 @@ def sight(seen: Seen) -> Sighting:
     return Sighting(Phase.VANISHED if seen.settled else Phase.UNKNOWN, seen.started, detail=detail)
 
 
+def facts_of(
+    row: QueueRow | None, account: AccountRow | None, sighting: Sighting
+) -> dict[str, Any]:
+    """What of Slurm's answers is worth being kept in `batch.json`, as fields of BatchRecord."""
+    last = row or account
+    facts: dict[str, Any] = {}
+    if last is not None:
+        facts["state"] = last.state
+        if last.nodes not in NO_NODE:
+            facts["nodes"] = last.nodes
+        if last.time_limit_s:
+            facts["requested_s"] = last.time_limit_s
+    if row is not None and row.restarts:
+        facts["restarts"] = row.restarts
+    if sighting.phase in (Phase.ENDED, Phase.VANISHED):
+        if last is not None and last.state in FINAL and last.elapsed_s is not None:
+            facts["elapsed_s"] = last.elapsed_s
+        elif sighting.exit is not None:
+            facts["elapsed_s"] = round(sighting.exit.wall_s, 1)
+        if account is not None:
+            efficiency = account.cpu_efficiency
+            facts["cpu_efficiency"] = None if efficiency is None else round(efficiency, 3)
+            facts["max_rss_kb"] = account.max_rss_kb
+    return facts
+
+
 def waiting_words(row: QueueRow) -> str:
     """Why it waits, and when it is expected to start, if that is known."""
     words = [WAITING[row.state]] if WAITING[row.state] else [reason_words(row.reason)]
@@ -191,7 +218,7 @@ def _ended(state: str, seen: Seen) -> Sighting:
     """An end that Slurm tells and the job's own record does not."""
     started, last = seen.started, seen.queue or seen.account
     assert last is not None
-    node = last.nodes if last.nodes not in ("None assigned", "(null)") else ""
+    node = last.nodes if last.nodes not in NO_NODE else ""
     never_began = started is None and not node
     if not never_began and not seen.settled:
         detail = f"Slurm says {state}; the job's own record is not there yet"
