@@ -52,6 +52,7 @@ from script_support import (
     positive_float,
     positive_int,
     say,
+    script_parser,
 )
 
 FIRST_WITH_CORE_POTENTIAL = SYMBOLS.index("Rb")
@@ -237,8 +238,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--xyz", type=Path, action="append", default=[], help="molecule; default: bent water")
     add("--task", choices=("optimise", "single-point"), default="optimise")
@@ -253,7 +253,6 @@ def parse() -> argparse.Namespace:
     add("--memory-mb", type=positive_int, default=2048)
     add("--threads", type=positive_int, default=1)
     add("--resume", action="store_true", help="go on from the last geometry, if there is one")
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

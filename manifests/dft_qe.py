@@ -43,6 +43,7 @@ from script_support import (
     positive_float,
     positive_int,
     say,
+    script_parser,
     write_json,
 )
 
@@ -276,8 +277,7 @@ def fault(log: Log, code: int, pw: PwInput) -> ScriptError | None:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--input", type=Path, default=DATA / "silicon.pw.in", help="input file of pw.x")
     add("--pseudo-dir", type=Path, help="folder of the pseudopotentials that the input names")
@@ -290,7 +290,6 @@ def parse() -> argparse.Namespace:
     add("--checkpoint-every-s", type=positive_float, default=900.0)
     add("--processes", type=positive_int, default=1, help="of MPI")
     add("--resume", action="store_true", help="go on from checkpoint/")
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

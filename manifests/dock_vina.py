@@ -20,7 +20,6 @@ input; 74 a file could not be read or written.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from importlib import metadata
@@ -45,6 +44,8 @@ from script_support import (
     positive_float,
     positive_int,
     say,
+    script_parser,
+    usual_threads,
     write_json,
 )
 
@@ -145,10 +146,8 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
-    cores = os.environ.get("OMP_NUM_THREADS", "")
     ligand = parser.add_mutually_exclusive_group(required=True)
     ligand.add_argument("--smiles")
     ligand.add_argument("--ligand", type=Path, help="SDF or MOL file; its first molecule")
@@ -168,8 +167,7 @@ def parse() -> argparse.Namespace:
     add("--poses", type=positive_int, default=9)
     add("--energy-range", type=positive_float, default=3.0, help="of the poses kept (kcal/mol)")
     add("--seed", type=positive_int, default=1)
-    add("--threads", type=positive_int, default=int(cores) if cores.isdecimal() else 1)
-    add("--out", type=Path, default=Path(), help="output directory")
+    add("--threads", type=positive_int, default=usual_threads())
     return parser.parse_args()
 
 

@@ -35,6 +35,7 @@ from script_support import (
     replacing,
     save_png,
     say,
+    script_parser,
     write_json,
 )
 
@@ -278,8 +279,7 @@ def draw(found: Results, beam: Beam | None, path: Path) -> None:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--input", type=Path, help="input file of CalculiX; without it the beam")
     add("--length-mm", type=positive_float, default=500.0)
@@ -293,7 +293,6 @@ def parse() -> argparse.Namespace:
     add("--nlgeom", action="store_true", help="large deflection, in increments of the load")
     add("--increments", type=positive_int, default=10, help="with --nlgeom")
     add("--threads", type=positive_int, default=1)
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

@@ -42,6 +42,7 @@ from script_support import (
     replacing,
     save_png,
     say,
+    script_parser,
     write_json,
 )
 
@@ -312,8 +313,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, default=DATA / "argon-b2.csv", help=f"CSV: {','.join(COLUMNS)}")
     add("--trials", type=positive_int, default=150, help="completed trials, over all starts")
@@ -324,7 +324,6 @@ def parse() -> argparse.Namespace:
     add("--sigma-min-angstrom", type=positive_float, default=2.5, help="diameter sigma")
     add("--sigma-max-angstrom", type=positive_float, default=4.5)
     add("--study", default="argon-lj", help="name of the study in study.db")
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

@@ -42,6 +42,8 @@ from script_support import (
     positive_float,
     positive_int,
     say,
+    script_parser,
+    usual_threads,
     write_json,
 )
 
@@ -244,10 +246,8 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
-    cores = os.environ.get("OMP_NUM_THREADS", "")
     add("--pdb", type=Path, default=DATA / "alanine-dipeptide.pdb")
     add("--force-field", choices=FORCE_FIELDS, default=FORCE_FIELDS[0])
     add("--water", choices=WATERS, default="tip3p")
@@ -262,8 +262,7 @@ def parse() -> argparse.Namespace:
     add("--checkpoint-minutes", type=positive_float, default=1.0)
     add("--seed", type=positive_int, default=1, help="of velocities, noise and ions")
     add("--maxh", type=positive_float, help="hours after which production stops")
-    add("--threads", type=positive_int, default=int(cores) if cores.isdecimal() else 1)
-    add("--out", type=Path, default=Path(), help="output directory")
+    add("--threads", type=positive_int, default=usual_threads())
     return parser.parse_args()
 
 

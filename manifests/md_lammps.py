@@ -45,6 +45,8 @@ from script_support import (
     positive_float,
     positive_int,
     say,
+    script_parser,
+    usual_threads,
 )
 
 if TYPE_CHECKING:
@@ -286,10 +288,8 @@ def name_value(text: str) -> tuple[str, str]:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
-    cores = os.environ.get("OMP_NUM_THREADS", "")
     add("--input", type=Path, default=DATA / "metal-melt.lammps", help="LAMMPS input script")
     add("--var", type=name_value, action="append", default=[], metavar="NAME=VALUE")
     add("--metal", choices=METALS, default="Cu")
@@ -302,9 +302,8 @@ def parse() -> argparse.Namespace:
     add("--frame-every", type=positive_int, default=500, metavar="STEPS")
     add("--checkpoint-every", type=positive_int, default=1_000, metavar="STEPS")
     add("--seed", type=positive_int, default=1, help="of the first velocities")
-    add("--threads", type=positive_int, default=int(cores) if cores.isdecimal() else 1)
+    add("--threads", type=positive_int, default=usual_threads())
     add("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

@@ -22,7 +22,6 @@ goes on from there.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from contextlib import ExitStack
@@ -46,6 +45,8 @@ from script_support import (
     positive_int,
     replacing,
     say,
+    script_parser,
+    usual_threads,
 )
 
 EXIT_BLEW_UP = 65
@@ -217,10 +218,8 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
-    cores = os.environ.get("OMP_NUM_THREADS", "")
     platforms = ("auto", "CPU", "CUDA", "OpenCL", "Reference")
     add("--pdb", type=Path, default=DATA / "alanine-dipeptide.pdb", help="with hydrogens")
     add("--steps", type=positive_int, default=25_000, help="in total, over all starts")
@@ -230,10 +229,9 @@ def parse() -> argparse.Namespace:
     add("--report-every", type=positive_int, default=500, metavar="STEPS")
     add("--checkpoint-every", type=positive_int, default=5_000, metavar="STEPS")
     add("--seed", type=positive_int, default=1, help="of velocities and noise")
-    add("--threads", type=positive_int, default=int(cores) if cores.isdecimal() else 1)
+    add("--threads", type=positive_int, default=usual_threads())
     add("--platform", choices=platforms, default="CPU", help="auto: the fastest that works")
     add("--resume", action="store_true", help="go on from checkpoint.chk, if there is one")
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

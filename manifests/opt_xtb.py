@@ -49,6 +49,7 @@ from script_support import (
     positive_float,
     positive_int,
     say,
+    script_parser,
 )
 from xtb_report import (
     all_frames,
@@ -237,8 +238,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def parse() -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = script_parser(__doc__)
     add = parser.add_argument
     add("--xyz", type=Path, action="append", default=[], help="molecule; default: caffeine")
     add("--task", choices=("optimise", "single-point"), default="optimise")
@@ -252,7 +252,6 @@ def parse() -> argparse.Namespace:
     add("--max-scf-cycles", type=positive_int, default=250)
     add("--threads", type=positive_int, default=1)
     add("--resume", action="store_true", help="go on from the last geometry, if there is one")
-    add("--out", type=Path, default=Path(), help="output directory")
     return parser.parse_args()
 
 

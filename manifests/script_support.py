@@ -72,6 +72,20 @@ def save_png(figure: Any, path: Path) -> None:
         Image.open(full).convert("RGB").quantize(128).save(part, format="png")
 
 
+def script_parser(about: str | None) -> argparse.ArgumentParser:
+    """For a script that tells about itself in `about`; takes `--out`, as every one does."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=layout)
+    parser.add_argument("--out", type=Path, default=Path(), help="output directory")
+    return parser
+
+
+def usual_threads() -> int:
+    """As many as the job has cores; 1 where nobody says."""
+    cores = os.environ.get("OMP_NUM_THREADS", "")
+    return int(cores) if cores.isdecimal() else 1
+
+
 def positive_int(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
