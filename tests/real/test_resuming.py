@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.directory import read_launch_manifest, read_record
+from jobs.directory import read_launch_manifest
 from jobs.errors import InvalidArgumentError, JobNotFoundError, NotResumableError
-from jobs.model import Job, LaunchRequest, StartedRecord
+from jobs.model import Job, LaunchRequest
 from jobs.service import Service
 from jobs.states import State
 from tests.support.countdown import write_kind
-from tests.support.launching import launch
+from tests.support.launching import kill_command, launch
 from tests.support.wait import ended, until
 
 
@@ -44,9 +42,7 @@ async def test_nothing_is_counted_twice(end: str, stop: str, service: Service, h
     if end == "cancel":
         await service.cancel(first.id)
     elif end == "SIGKILL":
-        started = read_record(service.directory(first).started, StartedRecord)
-        assert started is not None
-        os.killpg(started.pid, signal.SIGKILL)
+        kill_command(service, first)
     first = await ended(service, first.id)
     states = {"cancel": State.CANCELLED, "time limit": State.TIMED_OUT, "SIGKILL": State.FAILED}
     assert first.state is states[end]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from jobs.directory import read_record
-from jobs.model import Job, StartedRecord
+from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
+from tests.support.launching import kill_command
 from tests.support.science import check_whole, needs, run, slow_science, start, watched
 from tests.support.scripts import MANIFESTS, Script
 
@@ -124,9 +124,7 @@ async def test_cancel_keeps_a_checkpoint_and_the_run_goes_on(service: Service) -
 async def test_a_killed_run_goes_on_from_its_last_checkpoint(service: Service) -> None:
     job, work = await running(service, checkpoint_every_s=3)
     await appears(work, "checkpoint/state.json")
-    record = read_record(service.directory(job).started, StartedRecord)
-    assert record is not None
-    os.killpg(record.pid, signal.SIGKILL)
+    kill_command(service, job)
     ran = await watched(service, job)
     assert ran.job.state is State.FAILED
     assert ran.job.outcome.resumable is True

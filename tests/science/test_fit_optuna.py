@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from jobs.directory import read_record
-from jobs.model import Job, StartedRecord
+from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
+from tests.support.launching import kill_command
 from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
 from tests.support.wait import until
 
@@ -97,9 +95,7 @@ async def test_a_cancelled_study_goes_on(service: Service) -> None:
 async def test_a_killed_study_goes_on_without_its_open_trial(service: Service) -> None:
     job = await start(service, "fit-optuna", params=ENDLESS)
     await until_trial(service, job, 10)
-    started = read_record(service.directory(job).started, StartedRecord)
-    assert started is not None
-    os.killpg(started.pid, signal.SIGKILL)
+    kill_command(service, job)
     parent = await watched(service, job)
     assert parent.job.state is State.FAILED
     assert parent.job.outcome.signal == "SIGKILL"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.directory import read_launch_manifest, read_record
-from jobs.model import Job, StartedRecord
+from jobs.directory import read_launch_manifest
+from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
+from tests.support.launching import kill_command
 from tests.support.science import Ran, check_whole, needs, run, start, watched
 from tests.support.scripts import MANIFESTS, Script
 from tests.support.wait import until
@@ -132,9 +131,7 @@ async def test_a_cancelled_run_goes_on(service: Service) -> None:
 async def test_a_killed_run_goes_on_from_its_checkpoint(service: Service) -> None:
     job = await start(service, "md-gromacs", params=ENDLESS)
     await producing(service, job)
-    started = read_record(service.directory(job).started, StartedRecord)
-    assert started is not None
-    os.killpg(started.pid, signal.SIGKILL)
+    kill_command(service, job)
     killed = await watched(service, job)
     assert killed.job.state is State.FAILED
     assert killed.job.outcome.signal == "SIGKILL"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.directory import read_record
 from jobs.errors import JobError
-from jobs.model import Job, StartedRecord
+from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
+from tests.support.launching import kill_command
 from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
 from tests.support.wait import until
 
@@ -128,9 +126,7 @@ async def test_a_cancelled_run_goes_on_where_it_stopped(service: Service) -> Non
 
 async def test_a_killed_run_goes_on_from_its_checkpoint(service: Service) -> None:
     job = await running(service, ENDLESS, step=300)
-    started = read_record(service.directory(job).started, StartedRecord)
-    assert started is not None
-    os.killpg(started.pid, signal.SIGKILL)
+    kill_command(service, job)
     killed = await watched(service, job)
     assert killed.job.state is State.FAILED
     assert killed.job.outcome.signal == "SIGKILL"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import struct
 from pathlib import Path
 
-from jobs.directory import read_record
-from jobs.model import Job, StartedRecord
+from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
+from tests.support.launching import kill_command
 from tests.support.science import (
     Ran,
     check_whole,
@@ -114,9 +112,7 @@ async def test_a_cancelled_run_goes_on_where_it_stopped(service: Service) -> Non
 async def test_a_killed_run_goes_on_from_its_last_checkpoint(service: Service) -> None:
     job = await start(service, "md-openmm", params=ENDLESS)
     await until_step(service, job, 500)
-    started = read_record(service.directory(job).started, StartedRecord)
-    assert started is not None
-    os.killpg(started.pid, signal.SIGKILL)
+    kill_command(service, job)
     parent = await watched(service, job)
     assert parent.job.state is State.FAILED
     assert parent.job.outcome.signal == "SIGKILL"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from jobs.directory import read_record
 from jobs.manifests import load
-from jobs.model import Job, StartedRecord
+from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
+from tests.support.launching import kill_command
 from tests.support.science import Ran, check_whole, needs, run, start, watched
 from tests.support.scripts import MANIFESTS, Script
 from tests.support.wait import until
@@ -176,9 +174,7 @@ async def test_a_cancelled_optimisation_goes_on(service: Service) -> None:
 
 async def test_a_killed_optimisation_goes_on(service: Service) -> None:
     job = await long_run(service)
-    started = read_record(service.directory(job).started, StartedRecord)
-    assert started is not None
-    os.killpg(started.pid, signal.SIGKILL)
+    kill_command(service, job)
     parent = await watched(service, job)
     assert parent.job.state is State.FAILED
     await check_gone_on(service, parent)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from typing import Any
 
-from jobs.model import Job, LaunchRequest
+from jobs.directory import read_record
+from jobs.model import Job, LaunchRequest, StartedRecord
 from jobs.service import Service
 
 PYTHON = sys.executable
@@ -19,3 +22,10 @@ async def launch(service: Service, *command: str, wait_s: float | None = None, *
 
 async def bash(service: Service, script: str, **more: Any) -> Job:
     return await launch(service, "bash", "-c", script, **more)
+
+
+def kill_command(service: Service, job: Job) -> None:
+    """SIGKILL to a running job's command and its process group; its shim lives on."""
+    started = read_record(service.directory(job).started, StartedRecord)
+    assert started is not None
+    os.killpg(started.pid, signal.SIGKILL)
