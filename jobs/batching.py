@@ -8,7 +8,8 @@ from jobs.model import LaunchRequest
 from jobs.settings import Settings, SlurmProfile
 from jobs.text import shown
 
-LOCAL, SLURM = "local", "slurm"
+LOCAL = "local"  #: the engine whose jobs hold cores, memory and GPUs of this machine
+SLURM = "slurm"
 
 
 def chosen_engine(

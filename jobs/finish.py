@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs import clock, outcome
 from jobs.artifacts import scan
 from jobs.batch import BatchRecord
+from jobs.batching import LOCAL
 from jobs.directory import read_launch_manifest, read_record
 from jobs.engines.base import Sighting
 from jobs.failpoints import reach
@@ -42,7 +43,7 @@ def conclude(
         started_at = min(started_at, sighting.exit.ended_at - sighting.exit.wall_s)
     verdict, found = _judge(job, job_dir, sighting, started_at, hash_limit_bytes)
     limits = sighting.started.limits if sighting.started else None
-    here = sighting.started and job.engine == "local"
+    here = sighting.started and job.engine == LOCAL
     version = software_version(job_dir) if here else None
     return write_up(
         job, job_dir, verdict, events, found, sighting.exit, started_at, limits, version

@@ -137,7 +137,7 @@ def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Place
         )
     root = Path(parent.launched.cwd)
     files = [found.path for found in Walk(root).files()]
-    if not any(fnmatch.fnmatchcase(path, resume.checkpoint) for path in files):
+    if not any(_matches(path, [resume.checkpoint]) for path in files):
         raise NotResumableError(
             f"{parent.job_id} left no checkpoint: nothing matches {resume.checkpoint!r}.",
             "Launch it anew.",
@@ -146,10 +146,8 @@ def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Place
         return []  # it goes on in the same folder
     placements = []
     for path in files:
-        linked = any(fnmatch.fnmatchcase(path, glob) for glob in resume.link)
-        if linked or any(
-            fnmatch.fnmatchcase(path, glob) for glob in [resume.checkpoint, *resume.carry]
-        ):
+        linked = _matches(path, resume.link)
+        if linked or _matches(path, [resume.checkpoint, *resume.carry]):
             placements.append(
                 Placement(root / path, f"work/{path}", way="link" if linked else "copy", root=root)
             )
@@ -161,4 +159,8 @@ def is_resumable(launched: LaunchManifest) -> bool | None:
     if launched.resume is None:
         return None
     files = Walk(Path(launched.cwd)).files()
-    return any(fnmatch.fnmatchcase(file.path, launched.resume.checkpoint) for file in files)
+    return any(_matches(file.path, [launched.resume.checkpoint]) for file in files)
+
+
+def _matches(path: str, globs: list[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, glob) for glob in globs)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 
 from jobs import disk
+from jobs.batching import LOCAL
 from jobs.directory import furnish, give_birth, read_launch_manifest
 from jobs.ending import Ending
 from jobs.engines.base import Engine, Phase, RefusedError, Submission
@@ -22,7 +23,6 @@ from jobs.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-LOCAL = "local"  #: the engine whose jobs hold cores, memory and GPUs of this machine
 MAX_ATTEMPTS = 3  #: of starting a job that has not run yet
 WAITING = "waiting for cores, memory or GPUs that other jobs hold"
 NO_ROOM = "waiting for free space on the disk of the state directory"

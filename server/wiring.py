@@ -83,6 +83,7 @@ async def slurm_refusal(request: LaunchRequest, settings: Settings) -> str | Non
 
 def run_keeper(home: Home) -> NoReturn:
     """Keep until there is nothing left to keep. The caller holds the keeper's lock."""
+    from jobs.batching import LOCAL, SLURM
     from jobs.engines.base import Engine
     from jobs.engines.local import LocalEngine
     from jobs.engines.slurm import SlurmEngine
@@ -99,8 +100,8 @@ def run_keeper(home: Home) -> NoReturn:
             store = await open_store(home)
             reach("keeper.begun")
             engines: dict[str, Engine] = {
-                "local": LocalEngine(home.wake, keeper_command(home)),
-                "slurm": SlurmEngine(settings.engines.slurm.poll_s),
+                LOCAL: LocalEngine(home.wake, keeper_command(home)),
+                SLURM: SlurmEngine(settings.engines.slurm.poll_s),
             }
             await Keeper(store=store, engines=engines, home=home, settings=settings).run()
             await store.close()
