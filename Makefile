@@ -18,7 +18,7 @@ demo-slurm: .venv/.has-demo  ## The same on a Slurm cluster; brings one up if no
 	bash tests/services/slurm/with.sh $(BIN)/outlast demo --engine slurm $(ARGS)
 
 test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some, WORKERS=0 for one at a time)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", ARGS=--write for docs/)
 	$(BIN)/python -m benchmarks $(ARGS)

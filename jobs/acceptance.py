@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 
 from jobs.arguments import check_text
 from jobs.directory import give_births, make_unborn, remove_unaccepted, remove_unborn
 from jobs.errors import (
     DiskFullError,
     IdempotencyConflictError,
+    IndexBusyError,
     JobNotFoundError,
     StateDirectoryError,
 )
@@ -28,6 +30,8 @@ from jobs.sweeps import Sweep, place_in_sweep
 from jobs.text import shown
 
 log = logging.getLogger(__name__)
+
+INDEX_S = 60.0  #: clients have given up by then
 
 
 async def accept(
@@ -99,13 +103,27 @@ def _accept(
             log.warning("%s: the keeper is to name its directory: %s", jobs[0].id, error)
         if not intake.is_current(file):
             # Made anew from the directories, perhaps a moment before ours were seen among them.
-            jobs = _insert_again(prepared, jobs, intake)
+            jobs = _insert_in_the_end(prepared, jobs, intake)
             if jobs[0].id != prepared[0].job_id:  # the key went to another server's launch
                 for manifest in prepared:
                     remove_unaccepted(home, manifest)
                 return jobs, True
         return jobs, False
     raise StateDirectoryError("No free job ID was found in ten attempts.")
+
+
+def _insert_in_the_end(
+    prepared: list[LaunchManifest], jobs: list[Job], intake: Intake
+) -> list[Job]:
+    """Their directories have their names: no refusal may say now that there are no such jobs, and
+    an index that is made anew again and again is waited for."""
+    give_up_at = time.monotonic() + INDEX_S
+    while True:
+        try:
+            return _insert_again(prepared, jobs, intake)
+        except IndexBusyError:
+            if time.monotonic() > give_up_at:
+                raise
 
 
 def _insert_again(prepared: list[LaunchManifest], jobs: list[Job], intake: Intake) -> list[Job]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from jobs import index
 from jobs.acceptance import accept
+from jobs.errors import IndexBusyError
 from jobs.manifests import Manifests
 from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
@@ -79,5 +83,42 @@ async def test_a_launch_is_kept_though_another_of_its_server_has_opened_the_new_
         first = await launch()
         assert others
         assert await store.get(first.id) is not None
+    finally:
+        await store.close()
+
+
+async def test_a_launch_that_has_its_directory_waits_for_an_index_in_the_making(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal would say that there is no job, and the next index would hold it all the same."""
+    monkeypatch.setattr(index, "BUSY_S", 0.1)
+    death = Death()
+    arm(monkeypatch, death)
+    store = await open_store(Home(home))
+    refused = threading.Event()
+    lock_of = index._lock
+
+    def lock(path: Path, how: int) -> int:
+        try:
+            return lock_of(path, how)
+        except IndexBusyError:
+            refused.set()
+            raise
+
+    def replace_and_hold(point: str) -> None:
+        if point == "server.named":
+            death.of_all = lambda _: None
+            rebuild(Home(home))
+            (home / "outlast.db").unlink()  # as if somebody was about to make the next one
+            held = lock_of(home / "outlast.db", fcntl.LOCK_EX)
+            threading.Thread(target=lambda: (refused.wait(20), os.close(held))).start()
+
+    monkeypatch.setattr(index, "_lock", lock)
+    death.of_all = replace_and_hold
+    request = LaunchRequest(command=["true"])
+    try:
+        (job,), _ = await accept(request, store, load_settings(), Manifests([]), client=None)
+        assert refused.is_set()
+        assert await store.get(job.id) is not None
     finally:
         await store.close()
