@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 
 from jobs.arguments import check_text
-from jobs.directory import give_births, make_unborn, remove_unaccepted, remove_unborn
+from jobs.directory import give_births, make_unborn, remove_unborn
 from jobs.errors import (
     DiskFullError,
     IdempotencyConflictError,
-    IndexBusyError,
     JobNotFoundError,
     StateDirectoryError,
 )
@@ -30,8 +28,6 @@ from jobs.sweeps import Sweep, place_in_sweep
 from jobs.text import shown
 
 log = logging.getLogger(__name__)
-
-INDEX_S = 60.0  #: clients have given up by then
 
 
 async def accept(
@@ -84,61 +80,26 @@ def _accept(
         prepared = _prepare(launches, home)
         if prepared is None:
             continue  # someone drew the same random ID in this second
-        try:
-            jobs, file = intake.insert(prepared)
-        except DuplicateJobIdError:
-            _undo(home, prepared)
-            continue
-        except BaseException:
-            _undo(home, prepared)
-            raise
-        if jobs[0].id != prepared[0].job_id:  # the same key came in by another server just now
-            _undo(home, prepared)
-            continue
-        try:
-            reach("server.accepted")
-            give_births(home, jobs)
-            reach("server.named")
-        except OSError as error:  # they are accepted: the ID must reach the caller
-            log.warning("%s: the keeper is to name its directory: %s", jobs[0].id, error)
-        if not intake.is_current(file):
-            # Made anew from the directories, perhaps a moment before ours were seen among them.
-            jobs = _insert_in_the_end(prepared, jobs, intake)
-            if jobs[0].id != prepared[0].job_id:  # the key went to another server's launch
-                for manifest in prepared:
-                    remove_unaccepted(home, manifest)
-                return jobs, True
-        return jobs, False
-    raise StateDirectoryError("No free job ID was found in ten attempts.")
-
-
-def _insert_in_the_end(
-    prepared: list[LaunchManifest], jobs: list[Job], intake: Intake
-) -> list[Job]:
-    """Their directories have their names: no refusal may say now that there are no such jobs, and
-    an index that is made anew again and again is waited for."""
-    give_up_at = time.monotonic() + INDEX_S
-    while True:
-        try:
-            return _insert_again(prepared, jobs, intake)
-        except IndexBusyError:
-            if time.monotonic() > give_up_at:
+        with contextlib.ExitStack() as accepting:
+            try:
+                jobs = accepting.enter_context(intake.insert(prepared))
+            except DuplicateJobIdError:
+                _undo(home, prepared)
+                continue
+            except BaseException:
+                _undo(home, prepared)
                 raise
-
-
-def _insert_again(prepared: list[LaunchManifest], jobs: list[Job], intake: Intake) -> list[Job]:
-    """The jobs in an index that was made anew and may hold none, some or all of them."""
-    if len(prepared) == 1:
-        with contextlib.suppress(DuplicateJobIdError):
-            jobs, _ = intake.insert(prepared)
-        return jobs
-    missing = [one for one in prepared if intake.get(one.job_id) is None]
-    for manifest in missing:
-        with contextlib.suppress(DuplicateJobIdError):
-            again, _ = intake.insert([manifest])
-            if again[0].id != manifest.job_id:
-                return again
-    return jobs
+            if jobs[0].id != prepared[0].job_id:  # the same key came in by another server just now
+                _undo(home, prepared)
+                continue
+            try:
+                reach("server.accepted")
+                give_births(home, jobs)
+                reach("server.named")
+            except OSError as error:  # they are accepted: the ID must reach the caller
+                log.warning("%s: the keeper is to name its directory: %s", jobs[0].id, error)
+            return jobs, False
+    raise StateDirectoryError("No free job ID was found in ten attempts.")
 
 
 def _prepare(launches: list[Launch], home: Home) -> list[LaunchManifest] | None:

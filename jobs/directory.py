@@ -83,11 +83,6 @@ def remove_unborn(home: Home, launched: LaunchManifest) -> None:
     shutil.rmtree(home.unborn(launched.project, launched.job_id).root, ignore_errors=True)
 
 
-def remove_unaccepted(home: Home, launched: LaunchManifest) -> None:
-    """The same once it has its name, which makes it a job's for whoever makes the index anew."""
-    shutil.rmtree(home.job(launched.project, launched.job_id).root, ignore_errors=True)
-
-
 def give_birth(home: Home, job: Job) -> JobDir:
     """The directory of an accepted job, under its final name.
 

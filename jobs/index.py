@@ -124,6 +124,14 @@ def prepare(path: Path, fill: Fill, *, anew: bool = False) -> tuple[Path, int]:
         raise refusal(path, error, "opened") from None
 
 
+def hold(path: Path) -> int:
+    """A descriptor: until it is closed nobody makes the index anew. Raises StateDirectoryError."""
+    try:
+        return _lock(path, fcntl.LOCK_SH)
+    except OSError as error:
+        raise refusal(path, error, "opened") from None
+
+
 def replace(path: Path, inode: int, fill: Fill) -> None:
     """Make the index anew if there is none, or if its file is still the one with `inode`. Blocks.
 

@@ -5,10 +5,12 @@ A plain connection beside the store's: each change of thread costs a launch as m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,14 @@ class Intake:
         self._db: sqlite3.Connection | None = None
         self._file = index.NO_FILE
 
-    def insert(self, launched: list[LaunchManifest]) -> tuple[list[Job], index.FileId]:
+    @contextlib.contextmanager
+    def insert(self, launched: list[LaunchManifest]) -> Iterator[list[Job]]:
         """Accept jobs as queued, all or none, or give those of the launch that has their key.
 
-        Only the first may have an idempotency key. Gives the file, too, that they were written to:
-        see `is_current`. Raises DuplicateJobIdError when an ID is taken, StateDirectoryError when
-        the index cannot be used.
+        Only the first may have an idempotency key. Nobody makes the index anew before the block of
+        new jobs ends, in which their directories get their names: an index that lacks a row is made
+        when the name is there. Raises DuplicateJobIdError when an ID is taken, StateDirectoryError
+        when the index cannot be used; then nothing is stored.
         """
         key = launched[0].idempotency_key
         rows = [_row(one) for one in launched]
@@ -49,75 +53,86 @@ class Intake:
             statement, values = "insert_jobs", {"jobs": json.dumps(rows), "key": key}
         while True:
             try:
-                inserted, file = self._run(statement, values)
+                inserted, held = self._execute(statement, values)
             except sqlite3.IntegrityError as error:
                 if "job.id" in str(error):
                     raise DuplicateJobIdError(launched[0].job_id) from None
                 raise
-            if inserted:
-                return [job_of(row) for row in inserted], file
+            try:
+                if inserted:
+                    yield [job_of(row) for row in inserted]
+                    return
+            finally:
+                os.close(held)
             known = self.by_key(key) if key is not None else []
             if known:  # else the index was made anew in between
-                return known, file
+                yield known
+                return
 
     def get(self, job_id: str) -> Job | None:
-        rows, _ = self._run("get_job", {"id": job_id})
+        rows = self._read("get_job", {"id": job_id})
         return job_of(rows[0]) if rows else None
 
     def by_key(self, idempotency_key: str) -> list[Job]:
         """The jobs of the launch that has the key: one, those of a sweep, or none."""
-        rows, _ = self._run("get_job_by_key", {"key": idempotency_key})
-        if rows and rows[0]["sweep"] is not None:
-            return self.sweep(rows[0]["sweep"])
-        return [job_of(row) for row in rows]
+        jobs = [job_of(row) for row in self._read("get_job_by_key", {"key": idempotency_key})]
+        return self.sweep(jobs[0].sweep) if jobs and jobs[0].sweep else jobs
 
     def sweep(self, sweep_id: str) -> list[Job]:
-        rows, _ = self._run("list_sweep", {"sweep": sweep_id, "limit": MOST_JOBS})
+        rows = self._read("list_sweep", {"sweep": sweep_id, "limit": MOST_JOBS})
         return [job_of(row) for row in rows]
-
-    def is_current(self, file: index.FileId) -> bool:
-        """Whether what was written to the file is in the index still."""
-        return index.is_current(self._path, file)
 
     def close(self) -> None:
         with self._lock:
             self._close()
 
-    def _run(
-        self, statement: str, values: dict[str, Any]
-    ) -> tuple[list[sqlite3.Row], index.FileId]:
-        """The rows of one statement, which for a write are those that it changed, and the file."""
+    def _read(self, statement: str, values: dict[str, Any]) -> list[sqlite3.Row]:
+        rows, held = self._execute(statement, values)
+        os.close(held)
+        return rows
+
+    def _execute(self, statement: str, values: dict[str, Any]) -> tuple[list[sqlite3.Row], int]:
+        """The rows of one statement, which for a write are those that it changed, and a
+        descriptor: until it is closed the index is not made anew."""
         with self._lock:
             for _ in range(index.MANY):
-                if self._db is None or not self.is_current(self._file):
-                    self._open()
-                assert self._db is not None
+                db, held = self._current()
                 try:
-                    rows = self._db.execute(index.queries()[statement], values).fetchall()
-                except sqlite3.IntegrityError:
-                    raise
-                except sqlite3.Error as error:
+                    return db.execute(index.queries()[statement], values).fetchall(), held
+                except BaseException as error:
+                    os.close(held)
+                    if isinstance(error, sqlite3.IntegrityError) or not isinstance(
+                        error, sqlite3.Error
+                    ):
+                        raise
                     index.mend(self._path, error, self._file, self._fill)
-                    continue
-                if self.is_current(self._file):
-                    return rows, self._file
-                # Replaced meanwhile: what was written is lost, what was read is old.
         raise StateDirectoryError(f"{self._path} is replaced again and again.")
 
-    def _open(self) -> None:
+    def _current(self) -> tuple[sqlite3.Connection, int]:
+        """The connection to the index, and the descriptor that keeps others from replacing it."""
+        if self._db is not None and index.is_current(self._path, self._file):
+            held = index.hold(self._path)
+            if index.is_current(self._path, self._file):
+                return self._db, held
+            os.close(held)
+        return self._open()
+
+    def _open(self) -> tuple[sqlite3.Connection, int]:
         self._close()
-        file, lock = index.prepare(self._path, self._fill, anew=True)
+        file, held = index.prepare(self._path, self._fill, anew=True)
         try:
-            self._db = sqlite3.connect(check_same_thread=False, **index.how_to_connect(file))
-            self._db.row_factory = sqlite3.Row
+            self._db = db = sqlite3.connect(check_same_thread=False, **index.how_to_connect(file))
+            db.row_factory = sqlite3.Row
             for pragma in index.PRAGMAS:
-                self._db.execute(pragma).fetchall()
+                db.execute(pragma).fetchall()
             self._file = index.identity(file)
-        except (sqlite3.Error, OSError) as error:
+            return db, held
+        except BaseException as error:
             self._close()
-            raise index.refusal(self._path, error, "opened") from None
-        finally:
-            os.close(lock)
+            os.close(held)
+            if isinstance(error, sqlite3.Error | OSError):
+                raise index.refusal(self._path, error, "opened") from None
+            raise
 
     def _close(self) -> None:
         db, self._db = self._db, None

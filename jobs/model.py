@@ -309,9 +309,14 @@ class RunRecord(Model):
 
 @dataclass(frozen=True)
 class Launched:
-    job: Job  #: of a sweep the first
-    reused: bool = False  #: the idempotency key was known: this is the earlier job
+    jobs: list[Job]  #: one, or all of a sweep
+    reused: bool = False  #: the idempotency key was known: these are the earlier jobs
     warning: str | None = None
+
+    @property
+    def job(self) -> Job:
+        """Of a sweep the first."""
+        return self.jobs[0]
 
 
 @dataclass(frozen=True)

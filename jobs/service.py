@@ -87,20 +87,30 @@ class Service(Enquiries):
         jobs, reused = await accept(
             request, self._store, self._settings, self._manifests, client=client
         )
-        launched = Launched(jobs[0], reused)
+        launched = Launched(jobs, reused)
         try:
             await ensure_keeper(self._home, self._keeper_command)
+            reach("server.keeper_called")
+            self._keeper_again_at = 0.0
+            launched = replace(launched, warning=self.disk_warning())
+            return replace(launched, jobs=await self._first_look(jobs, wait_s))
         except JobError as error:  # the job is accepted: its ID must reach the caller
             return replace(launched, warning=str(error))
-        launched = replace(launched, warning=self.disk_warning())
-        reach("server.keeper_called")
-        self._keeper_again_at = 0.0
-        until = _ended if wait_s is not None else _known
-        seconds = PROOF_OF_LIFE_S if wait_s is None else wait_s
-        if len(jobs) > 1 and wait_s:
-            await self.sweep(jobs[0].sweep or "", wait_s=wait_s, until=lambda now: now.is_final)
-            seconds = 0
-        return replace(launched, job=await self._wait(launched.job, until, seconds))
+
+    async def _first_look(self, jobs: list[Job], wait_s: float | None) -> list[Job]:
+        """What has become of accepted jobs, after their end or, without `wait_s`, once the first
+        is known to live."""
+        job, *others = jobs
+        if wait_s is None:
+            job = await self._wait(job, _known, PROOF_OF_LIFE_S)
+        elif not others:
+            job = await self._wait(job, _ended, wait_s)
+        if not others:
+            return [job]
+        swept = await self.sweep(
+            job.sweep or "", wait_s=wait_s or 0, until=lambda now: now.is_final
+        )
+        return swept.jobs
 
     async def tail(
         self,

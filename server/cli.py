@@ -11,6 +11,7 @@ import typer
 from jobs import __version__
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
+from jobs.sweeps import Sweep
 from jobs.text import shown
 from server import cli_care, cli_look, cli_manifests
 from server.cli_look import tell_job, watch_job
@@ -198,7 +199,8 @@ def launch(
         if launched.reused:
             say("This key has been used: this is the earlier job.", "yellow")
         if sweep and job.sweep:
-            return await cli_look.tell_sweep(service, job.sweep, wait=wait, as_json=as_json)
+            whole = Sweep(job.sweep, launched.jobs)
+            return await cli_look.tell_sweep(service, whole, wait=wait, as_json=as_json)
         if wait and not quiet:
             say(f"{job.id} was accepted.")
         elif not as_json:

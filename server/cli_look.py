@@ -13,7 +13,7 @@ from rich.text import Text
 
 from jobs.errors import InvalidArgumentError
 from jobs.states import State
-from jobs.sweeps import is_sweep
+from jobs.sweeps import Sweep, is_sweep
 from server.terminal import Json, answer, err, print_reply, refusing, say, seconds, show
 
 if TYPE_CHECKING:  # what a verb needs it imports when it runs, so that each starts fast
@@ -83,7 +83,8 @@ def status(
     async def verb(service: Service) -> int:
         job_id = await service.find_job_id(job)
         if is_sweep(job_id):
-            return await tell_sweep(service, job_id, wait=wait, as_json=as_json)
+            whole = await service.sweep(job_id)
+            return await tell_sweep(service, whole, wait=wait, as_json=as_json)
         found = await service.job(job_id)
         if wait:
             found = await watch_job(service, found)
@@ -294,16 +295,15 @@ async def watch_job(service: Service, job: Job) -> Job:
         raise
 
 
-async def tell_sweep(service: Service, sweep_id: str, *, wait: bool, as_json: bool) -> int:
+async def tell_sweep(service: Service, sweep: Sweep, *, wait: bool, as_json: bool) -> int:
     """Print the table of a sweep, after its end if wished; 1 if it was waited for and not all of it
     completed."""
     from server import cli_views, sweep_replies
 
-    sweep = await service.sweep(sweep_id)
     while wait and not sweep.is_final:
-        sweep = await service.sweep(sweep_id, wait_s=20.0)
+        sweep = await service.sweep(sweep.id, wait_s=20.0)
         if not as_json:
-            say(sweep_replies.sweep_headline(sweep_id, sweep_replies.title(sweep), sweep.counts))
+            say(sweep_replies.sweep_headline(sweep.id, sweep_replies.title(sweep), sweep.counts))
     if as_json:
         print_reply(sweep_replies.status(sweep, state=None, budget=float("inf"))[1])
     else:

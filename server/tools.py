@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from jobs.directory import read_limits
 from jobs.model import LaunchRequest, ResourceWishes
 from jobs.states import State
-from jobs.sweeps import is_sweep
+from jobs.sweeps import Sweep, is_sweep
 from server import artifact_replies, job_replies, replies, sweep_replies
 from server.reply_models import (
     ArtifactsReply,
@@ -101,7 +101,7 @@ def register(server: MCPServer[Any]) -> None:
         result = await service.launch(request, client=_client(ctx), wait_s=wait_s)
         job = result.job
         if sweep is not None and job.sweep is not None:
-            whole = await service.sweep(job.sweep)
+            whole = Sweep(job.sweep, result.jobs)
             told = sweep_replies.launched(whole, reused=result.reused, warning=result.warning)
             return _result(*told)
         last = service.last_line(job) if job.is_final else None

@@ -14,7 +14,7 @@ from jobs.service import Service
 from jobs.settings import load_settings
 from jobs.states import State
 from server.wiring import open_service
-from tests.support.launching import bash, launch
+from tests.support.launching import bash, insert, launch
 from tests.support.processes import is_running, keeper_pid, kill, shim_pids
 from tests.support.server import stdio_server
 from tests.support.wait import ended, until
@@ -146,7 +146,7 @@ async def test_a_server_killed_in_the_middle_of_a_launch(home: Path) -> None:
         )
         unborn.mkdir(mode=0o700)
         (unborn / "job.json").write_text(half.model_dump_json(by_alias=True), encoding="utf-8")
-        store.intake.insert([half])
+        insert(store, half)
         await launch(service, "true", wait_s=10)
         job = await ended(service, half.job_id)
         assert job.state is State.COMPLETED

@@ -16,6 +16,7 @@ from jobs.intake import DuplicateJobIdError
 from jobs.model import LaunchManifest
 from jobs.states import Event, State
 from jobs.store import Store
+from tests.support.launching import insert
 from tests.unit.test_artifacts import launched
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -48,7 +49,7 @@ async def test_many_processes_open_a_new_index_at_once(tmp_path: Path) -> None:
 async def test_a_move_happens_once_and_writes_its_event(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
     other = await Store.open(tmp_path / "db")
-    ((queued,), _) = store.intake.insert([job(1)])
+    (queued,) = insert(store, job(1))
     assert queued.state is State.QUEUED
     claims = await asyncio.gather(store.claim(queued, []), other.claim(queued, []))
     assert sorted(claims) == [False, True]
@@ -64,7 +65,7 @@ async def test_a_move_happens_once_and_writes_its_event(tmp_path: Path) -> None:
 
 async def test_a_wish_to_cancel_stops_a_claim(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
-    ((queued,), _) = store.intake.insert([job(1)])
+    (queued,) = insert(store, job(1))
     await store.wish_cancel(queued.id, 1.0, "first", None)
     await store.wish_cancel(queued.id, 2.0, "second", None)
     assert not await store.claim(queued, [])
@@ -75,19 +76,19 @@ async def test_a_wish_to_cancel_stops_a_claim(tmp_path: Path) -> None:
 
 async def test_keys_and_ids_are_told_apart(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
-    ((first,), _) = store.intake.insert([job(1, "key")])
-    assert store.intake.insert([job(2, "key")])[0][0].id == first.id
+    (first,) = insert(store, job(1, "key"))
+    assert insert(store, job(2, "key"))[0].id == first.id
     with pytest.raises(DuplicateJobIdError):
-        store.intake.insert([job(1, "other")])
+        insert(store, job(1, "other"))
     await store.close()
 
 
 async def test_pages_are_stable_while_jobs_come(tmp_path: Path) -> None:
     store = await Store.open(tmp_path / "db")
     for number in range(25):
-        store.intake.insert([job(number)])
+        insert(store, job(number))
     page = await store.newest(project=None, state=None, before=None, limit=10)
-    store.intake.insert([job(25)])
+    insert(store, job(25))
     rest = await store.newest(project="default", state=State.QUEUED, before=page[-1].seq, limit=100)
     assert [row.seq for row in page + rest] == list(range(25, 0, -1))
     await store.close()

@@ -8,8 +8,9 @@ import sys
 from typing import Any
 
 from jobs.directory import read_record
-from jobs.model import Job, LaunchRequest, StartedRecord
+from jobs.model import Job, LaunchManifest, LaunchRequest, StartedRecord
 from jobs.service import Service
+from jobs.store import Store
 
 PYTHON = sys.executable
 
@@ -22,6 +23,12 @@ async def launch(service: Service, *command: str, wait_s: float | None = None, *
 
 async def bash(service: Service, script: str, **more: Any) -> Job:
     return await launch(service, "bash", "-c", script, **more)
+
+
+def insert(store: Store, launched: LaunchManifest) -> list[Job]:
+    """A row for a job whose directory is the caller's affair."""
+    with store.intake.insert([launched]) as jobs:
+        return jobs
 
 
 def kill_command(service: Service, job: Job) -> None:

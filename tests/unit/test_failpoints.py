@@ -73,10 +73,6 @@ EXCUSED = {
         "insert give_births give_births",
         "a retry gives the directories their names when the first server did not come to it",
     ),
-    "jobs.acceptance._insert_again": (
-        "insert insert",
-        "repeats the first insert in an index that was made anew from the directories",
-    ),
     "jobs.acceptance._undo": ("remove_unborn", "what a kill leaves of it is swept later"),
     "jobs.pruning._empty": ("rmtree unlink", "inside what was set aside"),
     "jobs.recovery.sweep_abandoned": ("rmtree rmtree delete", "repeats the steps of a prune"),
