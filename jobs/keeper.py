@@ -29,7 +29,7 @@ from jobs.paths import Home, JobDir
 from jobs.progress import ProgressReader
 from jobs.recovery import sweep_abandoned
 from jobs.settings import Settings
-from jobs.starting import Starting
+from jobs.starting import Starting, for_want_of
 from jobs.states import HOLDS_SLOTS, Event, State
 from jobs.store import Store
 from jobs.tasks import Tasks
@@ -127,6 +127,9 @@ class Keeper:
     async def _tend(self, job: Job) -> bool:
         """Do what the sighting of one started job calls for; whether it is alive."""
         job_dir = self._home.job(job.project, job.id)
+        if job.engine not in self._engines:
+            await self._note(job, for_want_of(job.engine))
+            return False
         sighting = await self._engines[job.engine].poll(job_dir)
         match sighting.phase:
             case Phase.ENDED | Phase.VANISHED:

@@ -20,6 +20,7 @@ from jobs.settings import Settings
 from jobs.states import Event, State
 from jobs.store import Store
 from jobs.tasks import Tasks
+from jobs.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,11 @@ MAX_ATTEMPTS = 3  #: of starting a job that has not run yet
 WAITING = "waiting for cores, memory or GPUs that other jobs hold"
 NO_ROOM = "waiting for free space on the disk of the state directory"
 TOO_LARGE = "waiting in vain: it asks for more than this keeper may give; `outlast doctor` shows it"
+
+
+def for_want_of(engine: str) -> str:
+    """Of a job that was launched by another version, or whose records were edited."""
+    return f"waiting for an Outlast that has the engine {shown(engine, 40)!r}, as this one has not"
 
 
 class Starting:
@@ -81,7 +87,10 @@ class Starting:
         """Hand queued jobs to schedulers, which have queues of their own; a sweep at once."""
         batches: dict[tuple[str, str], list[Job]] = {}
         for job in await self._store.queued_elsewhere():
-            if job.id not in self._tasks and self._engines[job.engine].is_ready():
+            engine = self._engines.get(job.engine)
+            if engine is None:
+                await self._store.note(job.id, for_want_of(job.engine))
+            elif job.id not in self._tasks and engine.is_ready():
                 batches.setdefault((job.engine, job.sweep or job.id), []).append(job)
         for batch in batches.values():
             tried = [await self._claim(job, []) for job in batch]

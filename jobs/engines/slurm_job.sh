@@ -10,6 +10,10 @@ batch="{\"job\": \"$job\", \"node\": \"${node//[^A-Za-z0-9._-]/?}\", \"restarts\
 never=999999999999
 why=exit error="" child="" sleeper="" stirred=no limit_at=$never kill_at=$never woken=no
 
+# A run that was ended from outside, and is to go on: its node failed, or another job came first.
+if [ "$runs_again" = yes ] && [ -e exit ] && [[ $(<exit) == '{"why": "terminated",'* ]]; then
+  rm -f exit
+fi
 if [ -e exit ] || { [ -e started ] && [ "$runs_again" = no ]; }; then
   echo "the job ran before and must not run twice" >&2
   exit "$ran_before"

@@ -8,7 +8,7 @@ controller has forgotten the job. That a job is in no answer never means that it
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jobs import clock
@@ -111,7 +111,13 @@ def sight(seen: Seen) -> Sighting:
     """What the keeper may know of the job."""
     row = seen.queue
     if seen.exit is not None:
-        if seen.exit.why == "terminated" and _end_state(seen) is None and not seen.settled:
+        state = _end_state(seen)
+        from_outside = seen.exit.why == "terminated"  # only Slurm knows why, and whether for ever
+        if from_outside and row is not None and row.state in WAITING:
+            return Sighting(Phase.STARTING, detail=waiting_words(row))
+        if from_outside and state in _LOST:
+            return _ended(state, replace(seen, settled=True))
+        if from_outside and state is None and not seen.settled:
             return Sighting(Phase.RUNNING, seen.started, detail="it has ended; Slurm will say why")
         return Sighting(Phase.ENDED, seen.started, _corrected(seen.exit, seen))
     if not seen.queue_answered:

@@ -45,6 +45,7 @@ async def new_engine(
     end_all_of(home)
     for engine in made:
         await engine.poll(job_dir)  # collects what has ended
+        await errands_done(engine)  # which a look may have begun
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -165,3 +167,21 @@ async def test_a_job_that_launches_jobs_starts_no_keeper_that_would_end_with_it(
     launched = json.loads(told.text)
     assert launched["state"] == "queued"
     assert (await ended(service, launched["job_id"])).state is State.COMPLETED
+
+
+async def test_a_job_of_an_engine_that_is_not_there_keeps_no_other_from_running(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a later version leaves it in an index that an earlier one still reads."""
+    monkeypatch.setenv("OUTLAST_CORES", "1")
+    async with open_service() as service:
+        running = await launch(service, "sleep", "60")
+        waits = await launch(service, "true")
+        with contextlib.closing(sqlite3.connect(home / "outlast.db")) as index, index:
+            index.execute("UPDATE job SET engine = 'cloud' WHERE id = ?", [waits.id])
+        await service.cancel(running.id)
+        assert (await launch(service, "true", wait_s=15)).state is State.COMPLETED
+        said = (await service.job(waits.id)).wait_reason
+        assert said == "waiting for an Outlast that has the engine 'cloud', as this one has not"
+        await service.cancel(waits.id)
+        assert (await ended(service, waits.id)).state is State.CANCELLED

@@ -258,6 +258,24 @@ async def test_begun_anew_it_goes_on_where_it_can(node: Node, job_dir: JobDir) -
     assert exit_of(job_dir).batch == BatchPlace(job="7", node="n1", restarts=1)
 
 
+@pytest.mark.parametrize("wished", [False, True])
+async def test_begun_anew_after_an_end_from_outside_it_goes_on_unless_it_was_wished(
+    node: Node, job_dir: JobDir, wished: bool
+) -> None:
+    write(job_dir, "echo first; exec sleep 60", again=["bash", "-c", "echo again"])
+    process = await node.begin(job_dir)
+    await started(job_dir)
+    if wished:
+        job_dir.cancel.write_text("{}\n", encoding="utf-8")
+    process.send_signal(signal.SIGTERM)  # as when its node is taken from it
+    await ended(process)
+    code, _ = await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
+    assert code == (RAN_BEFORE if wished else 0)
+    assert exit_of(job_dir).why == ("cancelled" if wished else "exit")
+    said = job_dir.stdout.read_text(encoding="utf-8")
+    assert said.endswith("again\n") is not wished
+
+
 async def test_a_time_limit_is_its_own(node: Node, job_dir: JobDir) -> None:
     record = await run(node, job_dir, "sleep 60", time_limit_s=0.3)
     assert (record.why, record.signal) == ("timeout", 15)

@@ -28,6 +28,9 @@ FAST = ("--ecutwfc-ry", "20", *("--kpoints", "3") * 3)
 #: Some seconds long, with an energy that an uninterrupted run has found.
 LONG: dict[str, Any] = {"kpoints": [10, 10, 10], "conv_thr_ry": 1e-12}
 LONG_ENERGY_RY = -15.76788763
+#: ld1.x makes the pseudopotential on the machine itself: where that adds up in another order, the
+#: energy is another by 4e-7.
+NEAR_RY = 2e-6
 
 RELAX = """\
 &CONTROL calculation = 'relax', prefix = "other", outdir = '/nowhere/at all', /
@@ -106,7 +109,7 @@ async def test_job_done_is_no_success_and_more_iterations_go_on(service: Service
     rows = more.table("scf.csv")
     assert rows[:3] == ran.table("scf.csv")
     assert iterations(rows) == list(range(1, len(rows) + 1))
-    assert more.json()["total_energy_ry"] == pytest.approx(-15.76618248, abs=2e-8)
+    assert more.json()["total_energy_ry"] == pytest.approx(-15.76618248, abs=NEAR_RY)
 
 
 async def test_cancel_keeps_a_checkpoint_and_the_run_goes_on(service: Service) -> None:
@@ -142,7 +145,7 @@ async def check_goes_on(service: Service, job: Job, before: list[dict[str, str]]
     assert iterations(rows) == list(range(1, len(rows) + 1))
     # Within some iterations of a run without a pause, which takes 8.
     assert len(rows) <= 10
-    assert more.json()["total_energy_ry"] == pytest.approx(LONG_ENERGY_RY, abs=2e-8)
+    assert more.json()["total_energy_ry"] == pytest.approx(LONG_ENERGY_RY, abs=NEAR_RY)
     assert not (more.work / "checkpoint").exists()
 
 

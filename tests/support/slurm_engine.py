@@ -50,10 +50,12 @@ def quick_engine(monkeypatch: pytest.MonkeyPatch) -> SlurmEngine:
 
 async def errands_done(engine: Engine) -> None:
     """Till no command that it has called runs any more: they have the mark of the test, at whose
-    end all that has it is ended."""
+    end all that has it is ended. And an event loop waits in vain for a subprocess that it cancels
+    in the making (CPython 3.11, `_connect_pipes`)."""
     if isinstance(engine, SlurmEngine):
-        while engine._errands:
-            await asyncio.wait(engine._errands.values())
+        async with asyncio.timeout(120):
+            while engine._errands:
+                await asyncio.wait(engine._errands.values())
 
 
 class Calls:

@@ -224,6 +224,11 @@ def test_a_termination_waits_for_the_one_who_knows_why() -> None:
     assert sight(replace(seen, queue=None, queue_answered=False)).phase is Phase.RUNNING
     assert end(replace(seen, queue=queue("CANCELLED")))[0] == "cancelled"
     assert end(replace(seen, settled=True))[0] == "terminated"
+    again = sight(replace(seen, queue=queue("PENDING", restarts=1, reason="BeginTime")))
+    assert again.phase is Phase.STARTING
+    assert "begun anew 1 times" in (again.detail or "")
+    lost = sight(replace(seen, queue=queue("NODE_FAIL", nodes="n2")))
+    assert (lost.phase, lost.detail) == (Phase.VANISHED, "a node that it ran on has failed (n2)")
 
 
 def test_the_accounting_is_believed_only_where_the_controller_agrees() -> None:
