@@ -26,8 +26,8 @@ bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", AR
 science: .venv/.has-science  ## Run the scientific programs for real, the slow ones too
 	OUTLAST_TEST_SLOW_SCIENCE=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile tests/science $(ARGS)
 
-slurm: .venv/.has-test  ## Run the tests on a cluster, the slow ones too (tests/services/slurm/up.sh first)
-	OUTLAST_TEST_SLOW_SLURM=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m slurm $(ARGS)
+slurm: .venv/.has-test  ## Run the tests on a Slurm cluster only (tests/services/slurm/up.sh first)
+	$(BIN)/pytest -n $(WORKERS) --dist load --maxschedchunk 1 -m slurm $(ARGS)
 
 matrix: .venv/.has-test  ## Kill, freeze and fail every step of a job's life; writes docs/crash-matrix.md
 	$(BIN)/python -m tests.support.crash_matrix --write

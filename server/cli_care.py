@@ -31,22 +31,31 @@ def doctor(
     engine: Annotated[
         str, typer.Option(metavar="ENGINE", help="local, slurm or slurm:PROFILE.")
     ] = "local",
+    wait_s: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=1,
+            max=86400,
+            help="How long the job may wait in a cluster's queue.",
+        ),
+    ] = 60,
     as_json: Json = False,
 ) -> None:
     """Tell what works on this machine, what does not, and how to mend it.
 
     It launches a real job in a throw-away state directory. Exit code 1 if something does not work.
     --rebuild can be used at any time: jobs and servers go on.
-    With --engine slurm it asks the cluster, and runs a job of one second on a node, for which it
-    waits a minute.
+    With --engine slurm it asks the cluster, and runs a job of one second on a node.
     """
     with refusing(as_json=as_json):
         if rebuild:
             raise typer.Exit(_rebuild(as_json=as_json))
-        raise typer.Exit(_tell_checks(asyncio.run(_checks(engine)), as_json=as_json))
+        raise typer.Exit(_tell_checks(asyncio.run(_checks(engine, wait_s)), as_json=as_json))
 
 
-async def _checks(engine: str) -> list[Check]:
+async def _checks(engine: str, wait_s: float) -> list[Check]:
     if engine == "local":
         from server.doctor import all_checks
 
@@ -54,7 +63,7 @@ async def _checks(engine: str) -> list[Check]:
     if engine.partition(":")[0] == "slurm":
         from server.doctor_slurm import slurm_checks
 
-        return await slurm_checks(engine)
+        return await slurm_checks(engine, start_s=wait_s)
     raise InvalidArgumentError(
         f"There is no engine {shown(engine, 80)!r}.{nearest(engine, ('local', 'slurm'))}"
     )

@@ -26,15 +26,15 @@ from server.wiring import open_service, slurm_refusal, slurm_report
 if TYPE_CHECKING:
     from jobs.service import Service
 
-START_S = 60.0  #: that the trial job may wait in the queue
 END_S = 40.0  #: for it to end, once it runs or was cancelled
 #: Names what of its arguments is not on the node.
 _TRIAL = 'sleep 1; for path; do [ -e "$path" ] || echo "$path"; done'
 
 
-async def slurm_checks(engine: str) -> list[Check]:
+async def slurm_checks(engine: str, *, start_s: float) -> list[Check]:
     """What this machine needs, then the cluster, from the ground up. Changes nothing but a
-    temporary folder in the state directory, and runs one small job. `engine` may name a profile."""
+    temporary folder in the state directory, and runs one small job, which may wait in the queue for
+    `start_s`. `engine` may name a profile."""
     checks, settings = await ground_checks(shared=True)
     if settings is None:
         return checks
@@ -60,7 +60,7 @@ async def slurm_checks(engine: str) -> list[Check]:
         return [*checks, Check("Slurm", "fail", f"does not answer: {error}", mend)]
     if any(check.name == "state directory" and check.state == "fail" for check in checks):
         return checks
-    return [*checks, *await _trial(settings, engine)]
+    return [*checks, *await _trial(settings, engine, start_s)]
 
 
 def _cluster(cluster: ClusterReport) -> list[Check]:
@@ -133,7 +133,7 @@ async def _profile(
     return Check(label, "ok", f"{where}{default}; Slurm would accept a job of one core")
 
 
-async def _trial(settings: Settings, engine: str) -> list[Check]:
+async def _trial(settings: Settings, engine: str, start_s: float) -> list[Check]:
     """Run a job of one second where jobs will run, with a keeper and an index of its own, inside
     the state directory: that is what nodes have to see."""
     root = settings.state.root
@@ -143,14 +143,14 @@ async def _trial(settings: Settings, engine: str) -> list[Check]:
         home = Home(Path(folder))
         try:
             async with open_service(load_settings(home=home.root)) as service:
-                return await _run(service, settings, engine)
+                return await _run(service, settings, engine, start_s)
         except JobError as error:
             return [Check("trial job", "fail", error.cause, not_doctor(error))]
         finally:
             await end_keeper(home)
 
 
-async def _run(service: Service, settings: Settings, engine: str) -> list[Check]:
+async def _run(service: Service, settings: Settings, engine: str, start_s: float) -> list[Check]:
     needed = [sys.executable, *(str(path) for path in settings.all_manifest_dirs if path.is_dir())]
     request = LaunchRequest(
         command=["bash", "-c", _TRIAL, "doctor", *needed],
@@ -160,7 +160,7 @@ async def _run(service: Service, settings: Settings, engine: str) -> list[Check]
     )
     job = (await service.launch(request, client="outlast doctor")).job
     try:
-        job = await _until(service, job, START_S, {State.RUNNING})
+        job = await _until(service, job, start_s, {State.RUNNING})
         if job.state is State.RUNNING:
             job = await _until(service, job, END_S)
         if not job.is_final:
@@ -190,8 +190,8 @@ async def _gave_up(service: Service, job: Job) -> Check:
             "trial job",
             "warn",
             f"{what}; it was cancelled",
-            "Where the queue is long, run this again later, or with a profile that starts sooner: "
-            "`outlast doctor --engine slurm:PROFILE`.",
+            "Where the queue is long, give it more time with `--wait SECONDS`, or a profile that "
+            "starts sooner: `outlast doctor --engine slurm:PROFILE`.",
         )
     placed = service.placement(job) or "Slurm has not been given it"
     return Check("trial job", "fail", f"{what}, and cannot be cancelled: {placed}", "See `squeue`.")

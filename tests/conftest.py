@@ -15,7 +15,6 @@ from server.wiring import open_service
 from tests.support import slurm as cluster
 from tests.support.processes import end_all_of
 
-SLOW_SLURM = bool(os.environ.get("OUTLAST_TEST_SLOW_SLURM"))
 slurm, slurm_alone = cluster.slurm, cluster.slurm_alone
 
 # No test is timed: a busy machine must not fail one.
@@ -28,15 +27,10 @@ for _name in [name for name in os.environ if name.startswith("OUTLAST_")]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a cluster wait for each other, because some have it to themselves; the slow ones
-    among them would make all others wait for minutes."""
+    """Tests of a cluster wait for each other, because some have it to themselves."""
     for item in items:
-        if item.get_closest_marker("slurm") is None:
-            continue
-        if item.get_closest_marker("timeout") is None:
+        if item.get_closest_marker("slurm") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))
-        if item.get_closest_marker("slow") and not SLOW_SLURM:
-            item.add_marker(pytest.mark.skip(reason="takes long: run `make slurm`"))
 
 
 @pytest.fixture(autouse=True)

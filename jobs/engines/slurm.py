@@ -235,17 +235,20 @@ class SlurmEngine:
         try:
             if self._silent_since is not None:  # the queue would be tried for 18 s
                 await slurm.ping()
-            queue = await slurm.queue(ids)
+            queued = await slurm.queue(ids)
+            queue = {id: row for id, row in queued.items() if id in ids}
             over = {id for id in ids if id not in queue or queue[id].state in FINAL}
-            account = await slurm.accounting(over) if over else {}
+            accounts = await slurm.accounting(over) if over else {}
         except slurm.Unreachable as error:
             self._fell_silent(str(error))
             return
         if over:
-            self._has_accounting = account is not None
+            self._has_accounting = accounts is not None
+        accounts = accounts or {}
         self._silent_since, self._answered_at = None, asked_at
-        self._queue, self._account, self._answered = queue, account or {}, ids
-        self._arrays = {id.partition("_")[0] for id in (*queue, *self._account) if "_" in id}
+        self._account = {id: row for id, row in accounts.items() if id in over}
+        self._queue, self._answered = queue, ids
+        self._arrays = {id.partition("_")[0] for id in (*queued, *accounts)}
         now = time.monotonic()
         self._over_since = {id: self._over_since.get(id, now) for id in over}
         changed = before != {job_id: row.state for job_id, row in queue.items()}
@@ -269,6 +272,7 @@ class SlurmEngine:
             queue=self._queue.get(job_id),
             account=self._account.get(job_id),
             array_is_known="_" in job_id and job_id.partition("_")[0] in self._arrays,
+            wished=job_id in self._wished_at,
             queue_answered=self._silent_since is None and job_id in self._answered,
             settled=over_since is not None and time.monotonic() - over_since >= SETTLE_S,
         )

@@ -114,18 +114,19 @@ async def find(token: str, *, since: float) -> list[str]:
 
 
 async def queue(ids: Collection[str]) -> dict[str, QueueRow]:
-    """What the controller knows of the jobs, in one call. Of those that are not in the answer it
-    knows nothing any more: it forgets a job MinJobAge after its end."""
+    """What the controller knows of the jobs, and of other tasks of their arrays, in one call. Of
+    those that are not in the answer it knows nothing any more: it forgets a job MinJobAge after its
+    end."""
     if not ids:
         return {}
     bases = _bases(ids)
     # A single unknown ID is an error to squeue; from a list it is only left out.
-    rows = parse_queue(await _squeue("-j", ",".join([*bases, bases[0]])))
-    return {id: row for id, row in rows.items() if id in ids}
+    return parse_queue(await _squeue("-j", ",".join([*bases, bases[0]])))
 
 
 async def accounting(ids: Collection[str]) -> dict[str, AccountRow] | None:
-    """What the accounting knows of the jobs, in one call; None where the cluster keeps none.
+    """What the accounting knows of the jobs, and of other tasks of their arrays, in one call; None
+    where the cluster keeps none.
 
     It lags behind the controller, and is wrong for a while after an outage of its own.
     """

@@ -120,10 +120,8 @@ def parse_queue(text: str) -> dict[str, QueueRow]:
 
 
 def parse_account(text: str, ids: Collection[str] = ()) -> dict[str, AccountRow]:
-    """The rows of `sacct -nP` with ACCOUNT_FIELDS; of `ids` only, when some are given.
-
-    Tasks that never started are one row (`25_[2-5%2]`), which then stands for each of `ids` in it.
-    """
+    """The rows of `sacct -nP` with ACCOUNT_FIELDS. Tasks that never started are one row
+    (`25_[2-5%2]`), which stands for each of `ids` in it."""
     rows: dict[str, AccountRow] = {}
     peaks: dict[str, int] = {}
     for line in text.split("\n"):
@@ -169,7 +167,7 @@ def _account(id: str, fields: list[str], peak_kb: int | None) -> AccountRow:
 def _meant(written: str, ids: Collection[str]) -> list[str]:
     """The jobs that a row is about."""
     if _ID.fullmatch(written):
-        return [written] if not ids or written in ids else []
+        return [written]
     unsplit = _UNSPLIT.fullmatch(written)
     if not unsplit:
         return []

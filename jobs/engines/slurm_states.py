@@ -101,6 +101,7 @@ class Seen:
     account: AccountRow | None = None
     #: Other tasks of its array have rows, in the queue or in the accounting, which is kept.
     array_is_known: bool = False
+    wished: bool = False  #: we have told Slurm to end it
     queue_answered: bool = True  #: the controller could be asked: no row means that it forgot
     #: Some time has passed since Slurm told the end, or forgot the job, for the first time: what a
     #: shared file system or the accounting shows late would be there.
@@ -134,8 +135,9 @@ def sight(seen: Seen) -> Sighting:
         return _ended(state, seen)
     if row is not None:
         return Sighting(Phase.UNKNOWN, seen.started, detail=f"Slurm says {row.state}")
-    if seen.array_is_known and seen.settled and not (seen.started or seen.account):
-        return Sighting(Phase.ENDED, exit=_never_begun())
+    never_begun = seen.settled and not (seen.started or seen.account)
+    if never_begun and (seen.array_is_known or seen.wished):
+        return Sighting(Phase.ENDED, exit=_cancelled_before())
     detail = "Slurm no longer knows it, and it has left no record of its end"
     if seen.account is not None:
         detail = f"the accounting still says {seen.account.state}, but Slurm no longer knows it"
@@ -264,9 +266,9 @@ def _ended(state: str, seen: Seen) -> Sighting:
     return Sighting(Phase.ENDED, started, record)
 
 
-def _never_begun() -> ExitRecord:
-    """Of a task that was cancelled while it waited: Slurm keeps no row of it, whereas it keeps one
-    of whatever has begun."""
+def _cancelled_before() -> ExitRecord:
+    """Of what was cancelled while it waited and Slurm has no row of: of a task of an array it keeps
+    none, whereas it keeps one of whatever has begun; a job it forgets after a while."""
     return ExitRecord(
         why="cancelled",
         exit_code=None,

@@ -15,6 +15,7 @@ from jobs.paths import JobDir
 from tests.support.engines import directory, end_of, job, seen, start, submit, wish_end
 from tests.support.slurm import Cluster
 from tests.support.slurm_engine import batch_of, counted_calls, quick_engine
+from tests.support.wait import until
 
 pytestmark = [
     pytest.mark.slurm,
@@ -27,8 +28,12 @@ async def test_a_job_that_waits_says_why_and_can_be_cancelled(
     engine: Engine, job_dir: JobDir
 ) -> None:
     await submit(engine, job(job_dir, "exit 0", batch=LATER), job_dir)
-    waiting = await seen(engine, job_dir, Phase.WAITING)
-    assert (waiting.detail or "").startswith("not to start before a set time, expected start 20")
+
+    async def says_why() -> bool:
+        waiting = await seen(engine, job_dir, Phase.WAITING)
+        return (waiting.detail or "").startswith("not to start before a set time, expected start 2")
+
+    await until(says_why)  # where all nodes are full it is "waiting for resources" at first
     await wish_end(engine, job_dir)
     record = await end_of(engine, job_dir)
     assert (record.why, record.exit_code, record.wall_s) == ("cancelled", None, 0.0)
@@ -58,6 +63,23 @@ async def test_a_task_of_a_sweep_is_cancelled_before_it_began(engine: Engine, ho
     for job_dir in job_dirs[:2]:
         await wish_end(engine, job_dir)
     assert (await end_of(engine, job_dirs[0])).why == "cancelled"
+
+
+async def test_of_a_cancelled_sweep_those_that_waited_are_cancelled_too(
+    engine: Engine, home: Path
+) -> None:
+    """When nothing is asked any more about those that had begun."""
+    job_dirs = [directory(home, f"job {number}") for number in range(3)]
+    wishes = BatchWishes(options=["-w", "n1", "--exclusive"])
+    orders = [job(job_dir, "exec sleep 60", batch=wishes) for job_dir in job_dirs]
+    pairs = zip(orders, job_dirs, strict=True)
+    await engine.submit([Submission(order, job_dir, [], 1) for order, job_dir in pairs])
+    await seen(engine, job_dirs[0], Phase.RUNNING)
+    await seen(engine, job_dirs[2], Phase.WAITING)
+    for job_dir in reversed(job_dirs):
+        await wish_end(engine, job_dir)
+    for job_dir in job_dirs:
+        assert (await end_of(engine, job_dir)).why == "cancelled"
 
 
 async def test_what_it_refuses_was_never_started(engine: Engine, job_dir: JobDir) -> None:

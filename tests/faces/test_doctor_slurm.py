@@ -18,12 +18,14 @@ from tests.support.cli import CLI, ROOT, run
 from tests.support.slurm import FOLDER, Cluster
 
 pytestmark = pytest.mark.slurm
+#: The nodes may be full of other tests' jobs.
+PATIENT = "--wait=120"
 WITH = ROOT / "tests" / "services" / "slurm" / "with.sh"
 
 
 async def doctor(*words: str, engine: str = "slurm", code: int = 0) -> dict[str, Any]:
     """Each check by its name."""
-    out, _ = await _within(100, *CLI, "doctor", "--json", "--engine", engine, *words, code=code)
+    out, _ = await _within(150, *CLI, "doctor", "--json", "--engine", engine, *words, code=code)
     reply = json.loads(out)
     assert reply["ok"] == (code == 0)
     return {check["name"]: check for check in reply["checks"]}
@@ -45,7 +47,7 @@ def configure(tmp_path: Path, text: str) -> None:
 
 
 async def test_a_sound_cluster(slurm: Cluster, home: Path) -> None:
-    checks = await doctor()
+    checks = await doctor(PATIENT)
     assert re.search(r"Slurm \d+\.\d+\.\d+, cluster outlast: .* UP", checks["Slurm"]["what"])
     assert checks["accounting"]["state"] == ("ok" if slurm.has_accounting else "warn")
     assert "default, up, no time limit" in checks["partition main"]["what"]
@@ -76,7 +78,7 @@ async def test_each_profile_is_tried(slurm: Cluster, home: Path, tmp_path: Path)
         either = { partition = "short,main", time_limit_s = 600 }
         """,
     )
-    checks = await doctor(code=1)
+    checks = await doctor(PATIENT, code=1)
     profiles = {name: check for name, check in checks.items() if name.startswith("profile ")}
     failed = {name for name, check in profiles.items() if check["state"] == "fail"}
     assert failed == {
@@ -99,9 +101,12 @@ async def test_a_state_directory_that_nodes_do_not_see(
 ) -> None:
     """In a mount namespace of its own, which the nodes are not in."""
     home.mkdir()
-    inside = [f"mount -t tmpfs tmpfs {home}", f"exec {' '.join(CLI)} doctor --json --engine slurm"]
+    inside = [
+        f"mount -t tmpfs tmpfs {home}",
+        f"exec {' '.join(CLI)} doctor --json --engine slurm {PATIENT}",
+    ]
     command = ["unshare", "--mount", "bash", "-c", " && ".join(inside)]
-    out, _ = await _within(100, *command, code=1)
+    out, _ = await _within(150, *command, code=1)
     trial = next(c for c in json.loads(out)["checks"] if c["name"] == "trial job")
     assert trial["state"] == "fail"
     assert "on the node n" in trial["what"]
@@ -115,8 +120,8 @@ async def test_manifests_that_are_not_on_the_node(
     hidden.mkdir()
     configure(tmp_path, f"manifest_dirs = ['{hidden}/kinds']\n")
     inside = [f"mount -t tmpfs tmpfs {hidden}", f"mkdir {hidden}/kinds"]
-    inside.append(f"exec {' '.join(CLI)} doctor --json --engine slurm")
-    out, _ = await _within(100, "unshare", "--mount", "bash", "-c", " && ".join(inside))
+    inside.append(f"exec {' '.join(CLI)} doctor --json --engine slurm {PATIENT}")
+    out, _ = await _within(150, "unshare", "--mount", "bash", "-c", " && ".join(inside))
     kinds = next(c for c in json.loads(out)["checks"] if c["name"] == "kinds of job")
     assert kinds["state"] == "warn"
     assert kinds["what"] == f"not on the node: {hidden}/kinds"
@@ -142,12 +147,11 @@ async def test_no_slurm_here(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "munge" in slurm["mend"]
 
 
-@pytest.mark.slow
 async def test_a_trial_job_that_does_not_start_is_cancelled_with_its_reason(
     slurm: Cluster, home: Path, tmp_path: Path
 ) -> None:
     configure(tmp_path, '[engines.slurm.profiles]\nlater = { options = ["--begin=now+1hour"] }\n')
-    trial = (await doctor(engine="slurm:later"))["trial job"]
+    trial = (await doctor("--wait", "3", engine="slurm:later"))["trial job"]
     assert trial["state"] == "warn"
     assert "not to start before a set time" in trial["what"]
     assert trial["what"].endswith("it was cancelled")
@@ -157,7 +161,6 @@ async def test_a_trial_job_that_does_not_start_is_cancelled_with_its_reason(
     assert "doctor" not in queued.stdout
 
 
-@pytest.mark.slow
 async def test_without_a_controller(slurm_alone: Cluster, home: Path) -> None:
     with slurm_alone.without_controller():
         checks = await doctor(code=1)
@@ -166,13 +169,12 @@ async def test_without_a_controller(slurm_alone: Cluster, home: Path) -> None:
     assert "trial job" not in checks
 
 
-@pytest.mark.slow
 async def test_a_drained_cluster_and_one_closed_partition(slurm_alone: Cluster, home: Path) -> None:
     for node in ("n1", "n2", "n3"):
         slurm_alone.set_node(node, "drain")
     slurm_alone.control("update", "partitionname=short", "state=down")
     try:
-        checks = await doctor()
+        checks = await doctor("--wait", "12")
     finally:
         slurm_alone.control("update", "partitionname=short", "state=up")
     assert "No node of it takes jobs now" in checks["partition main"]["mend"]
@@ -180,7 +182,6 @@ async def test_a_drained_cluster_and_one_closed_partition(slurm_alone: Cluster, 
     assert "drained" in checks["trial job"]["what"]
 
 
-@pytest.mark.slow
 async def test_the_demo_holds_on_a_cluster(slurm: Cluster, home: Path) -> None:
     pytest.importorskip("openmm")
     demo = [*CLI, "demo", "--engine", "slurm", "--steps", "2000"]
@@ -196,7 +197,6 @@ async def test_the_demo_holds_on_a_cluster(slurm: Cluster, home: Path) -> None:
     assert (job_dir / "slurm.log").exists()
 
 
-@pytest.mark.slow
 async def test_a_cluster_is_brought_up_for_one_command(slurm_alone: Cluster, home: Path) -> None:
     """It is taken down for that first, and brought up again afterwards."""
     up, down = WITH.with_name("up.sh"), WITH.with_name("down.sh")

@@ -34,7 +34,7 @@ def of_slurm(job_ids: list[str]) -> Counter[str]:
     ("point", "size"),
     [
         ("slurm.intended", 12),
-        pytest.param("slurm.intended", 1, marks=pytest.mark.slow),
+        ("slurm.intended", 1),
         ("slurm.submitted", 1),
         ("slurm.submitted", 12),
         ("slurm.recorded", 1),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
-import itertools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,12 @@ from jobs.model import Job, LaunchRequest, RunRecord
 from jobs.service import Service
 from jobs.settings import load_settings
 from jobs.states import State
-from jobs.sweeps import Sweep
 from server.wiring import open_service, rebuild_index
 from tests.support.countdown import write_kind
 from tests.support.launching import bash, launch
 from tests.support.processes import all_of, keeper_pid, kill
 from tests.support.slurm import Cluster
-from tests.support.slurm_engine import alone_on_slurm, batch_of, counted_calls, on_slurm
+from tests.support.slurm_engine import alone_on_slurm, batch_of, on_slurm
 from tests.support.wait import ended, in_state, until
 
 __all__ = ["alone_on_slurm", "on_slurm"]
@@ -35,21 +31,6 @@ LATER = '[engines.slurm.profiles.later]\noptions = ["--begin=now+1hour"]\n'
 
 async def start(service: Service, **request: Any) -> Job:
     return (await service.launch(LaunchRequest(engine="slurm", **request), client="test")).job
-
-
-async def sweep_of(service: Service, **request: Any) -> Sweep:
-    job = await start(service, manifest="count", **request)
-    return await service.sweep(job.sweep or "")
-
-
-async def all_ended(service: Service, sweep: Sweep, seconds: int = 120) -> Sweep:
-    async def final() -> Sweep | None:
-        now = await service.sweep(sweep.id, wait_s=1)
-        return now if now.is_final else None
-
-    ended = await until(final, seconds)
-    assert ended is not None
-    return ended
 
 
 def configure(home: Path, text: str) -> None:
@@ -155,42 +136,6 @@ async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
     assert (second.state, second.engine) == (State.COMPLETED, "slurm")
     counted = (service.directory(second).work / "table.csv").read_text(encoding="utf-8")
     assert [int(line) for line in counted.split()] == list(range(1, to + 1))
-
-
-@pytest.mark.parametrize("size", [30, pytest.param(300, marks=pytest.mark.slow)])
-async def test_a_sweep_is_one_call_and_all_of_it_two_a_look(
-    service: Service, home: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    write_kind(home.parent / "manifests")
-    with counted_calls(home.parent / "bin", monkeypatch) as calls:
-        sweep = await sweep_of(
-            service, params={"pause_s": 0.0}, sweep={"to": list(range(1, size + 1))}
-        )
-        sweep = await all_ended(service, sweep, 60 + size)
-    assert sweep.counts == {State.COMPLETED: size}
-    rows = list(csv.DictReader(io.StringIO(sweep.csv())))
-    assert [int(row["to"]) for row in rows] == list(range(1, size + 1))
-    assert all(int(row["inner.twice"]) == 2 * int(row["to"]) for row in rows)
-    (submission,) = calls.of("sbatch")
-    assert f"--array=0-{size - 1}" in submission
-    looks = [at for at, name, _ in calls.all() if name == "squeue"]
-    asked = [name for _, name, _ in calls.all() if name != "sbatch"]
-    assert len(asked) <= 2 * len(looks)
-    assert all(later - at > 9 for at, later in itertools.pairwise(looks))
-    ids = [batch_of(service.directory(job)).id or "" for job in sweep.jobs]
-    assert ids == [f"{ids[0].partition('_')[0]}_{number}" for number in range(size)]
-
-
-async def test_a_sweep_is_cancelled_as_one(service: Service, home: Path) -> None:
-    """Those that run stop with a checkpoint, those that wait never run."""
-    write_kind(home.parent / "manifests")
-    sweep = await sweep_of(service, params={"to": 100_000}, sweep={"pause_s": [0.01] * 8})
-    await in_state(service, sweep.jobs[0].id, State.RUNNING, 60)
-    await service.cancel_sweep(sweep.id, reason="enough", wait_s=0)
-    sweep = await all_ended(service, sweep)
-    assert sweep.counts == {State.CANCELLED: 8}
-    assert {job.outcome.reason for job in sweep.jobs} == {"Cancelled: enough"}
-    assert {job.started_at is None for job in sweep.jobs} == {True, False}
 
 
 async def test_another_keeper_carries_on(service: Service, home: Path) -> None:

@@ -13,7 +13,7 @@ from jobs.paths import JobDir
 from tests.support.slurm import Cluster, write
 from tests.support.wait import until
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture

@@ -258,8 +258,9 @@ def test_what_slurm_has_forgotten_was_there_all_the_same(row: AccountRow | None)
     assert sight(Seen(started=STARTED, account=row, settled=True)).phase is Phase.VANISHED
 
 
-def test_a_task_without_a_row_in_a_known_array_was_cancelled_before_it_began() -> None:
-    seen = Seen(array_is_known=True)
+@pytest.mark.parametrize("seen", [Seen(array_is_known=True), Seen(wished=True)])
+def test_what_is_in_no_answer_was_cancelled_before_it_began(seen: Seen) -> None:
+    """A task of an array that has other rows, or a job that was to end."""
     assert sight(seen).phase is Phase.UNKNOWN
     assert end(replace(seen, settled=True))[0] == "cancelled"
     assert sight(replace(seen, settled=True, started=STARTED)).phase is Phase.VANISHED
