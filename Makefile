@@ -23,8 +23,8 @@ test: .venv/.has-test  ## Run the tests (ARGS="-k name" for some, WORKERS=0 for 
 bench: .venv/.has-bench  ## Measure what Outlast costs (ARGS="--only launch", ARGS=--write for docs/)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-science: .venv/.has-science  ## Run the scientific programs for real, the slow ones too
-	OUTLAST_TEST_SLOW_SCIENCE=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile tests/science $(ARGS)
+science: .venv/.has-science  ## Run the tests of the scientific programs only
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile tests/science $(ARGS)
 
 slurm: .venv/.has-test  ## Run the tests on a Slurm cluster only (tests/services/slurm/up.sh first)
 	$(BIN)/pytest -n $(WORKERS) --dist load --maxschedchunk 1 -m slurm $(ARGS)

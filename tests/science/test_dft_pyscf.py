@@ -13,7 +13,7 @@ from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import kill_command
-from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
+from tests.support.science import Ran, check_whole, needs_module, run, start, watched
 from tests.support.scripts import MANIFESTS, Script
 from tests.support.wait import until
 
@@ -149,7 +149,6 @@ async def test_a_cancelled_optimisation_goes_on(service: Service) -> None:
     await check_gone_on(service, parent)
 
 
-@slow_science
 async def test_a_killed_optimisation_goes_on(service: Service) -> None:
     job = await long_run(service)
     kill_command(service, job)

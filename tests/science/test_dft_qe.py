@@ -18,7 +18,7 @@ from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import kill_command
-from tests.support.science import check_whole, needs, run, slow_science, start, watched
+from tests.support.science import check_whole, needs, run, start, watched
 from tests.support.scripts import MANIFESTS, Script
 
 pytestmark = needs("pw.x", "ld1.x")
@@ -123,7 +123,6 @@ async def test_cancel_keeps_a_checkpoint_and_the_run_goes_on(service: Service) -
     await check_goes_on(service, ran.job, ran.table("scf.csv"))
 
 
-@slow_science
 async def test_a_killed_run_goes_on_from_its_last_checkpoint(service: Service) -> None:
     job, work = await running(service, checkpoint_every_s=3)
     await appears(work, "checkpoint/state.json")
@@ -152,7 +151,6 @@ async def check_goes_on(service: Service, job: Job, before: list[dict[str, str]]
 # ---- the script ----------------------------------------------------------------------------------
 
 
-@slow_science
 def test_lattice_constant_is_that_of_pbe(tmp_path: Path) -> None:
     """5.47 angstrom: Haas, Tran, Blaha, 10.1103/PhysRevB.79.085104."""
     pressure = {}
@@ -194,7 +192,6 @@ def test_an_own_input_relaxes_and_goes_on_after_too_few_steps(tmp_path: Path) ->
     assert apart == pytest.approx([5.431 / 4] * 3, abs=0.01)
 
 
-@slow_science
 def test_pseudopotentials_of_ones_own_and_two_processes(tmp_path: Path) -> None:
     assert SCRIPT.run(tmp_path / "one", *FAST).returncode == 0
     own = tmp_path / "own"

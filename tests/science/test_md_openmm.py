@@ -14,7 +14,6 @@ from tests.support.science import (
     check_whole,
     needs_module,
     run,
-    slow_science,
     start,
     watched,
 )
@@ -121,7 +120,6 @@ async def test_a_killed_run_goes_on_from_its_last_checkpoint(service: Service) -
     check_gone_on(parent, await resumed(service, parent, steps=to), 20, to)
 
 
-@slow_science
 async def test_a_run_at_its_time_limit_can_go_on(service: Service) -> None:
     parent = await run(service, "md-openmm", params=ENDLESS, time_limit_s=10)
     assert parent.job.state is State.TIMED_OUT

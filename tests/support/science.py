@@ -6,7 +6,6 @@ import asyncio
 import csv
 import importlib.util
 import json
-import os
 import shutil
 import time
 from collections.abc import Collection
@@ -25,11 +24,6 @@ from jobs.service import Service
 from jobs.states import State
 
 _HOW = "run `sh tests/support/get_science.sh`"
-
-#: For what takes more than some seconds of the 40 that a file of tests may take in all.
-slow_science = pytest.mark.skipif(
-    not os.environ.get("OUTLAST_TEST_SLOW_SCIENCE"), reason="takes long: run `make science`"
-)
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
