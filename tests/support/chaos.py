@@ -129,7 +129,7 @@ class Chaos:
         while work or self.waiting:
             if not work:
                 begun = self.jobs - len(self.waiting)
-                if self.counts["kills"] < begun * self.kills // self.jobs:
+                if self.counts["kills"] < (begun + 1) * self.kills // self.jobs:
                     await asyncio.sleep(0.05)
                     await self.call(client, "job_status")
                     continue
