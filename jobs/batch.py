@@ -8,6 +8,9 @@ from jobs.limits import Model
 class BatchWishes(Model):
     """What a scheduler is told besides resources: from a profile of the configuration."""
 
+    #: How the launch reached the cluster: its SLURM_CONF and SLURM_CLUSTERS, and as PATH the folder
+    #: of the commands. None: as whoever asks.
+    access: dict[str, str] | None = None
     profile: str | None = None
     partition: str | None = None
     account: str | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 from jobs.batch import BatchWishes
 from jobs.errors import InvalidArgumentError, nearest
 from jobs.model import LaunchRequest
@@ -55,6 +58,7 @@ def batch_wishes(
         )
     told = profile.model_dump(include={"partition", "account", "qos", "constraint", "reservation"})
     return BatchWishes(
+        access=_access(),
         profile=name,
         nodes=request.resources.nodes or profile.nodes,
         tasks=request.resources.tasks or profile.tasks,
@@ -62,3 +66,10 @@ def batch_wishes(
         options=[*profile.options, *request.engine_options],
         **told,
     )
+
+
+def _access() -> dict[str, str]:
+    told = {name: os.environ.get(name, "") for name in ("SLURM_CONF", "SLURM_CLUSTERS")}
+    sbatch = shutil.which("sbatch")
+    told["PATH"] = os.path.dirname(sbatch) if sbatch else ""
+    return {name: value for name, value in told.items() if value}

@@ -90,7 +90,7 @@ class Starting:
             engine = self._engines.get(job.engine)
             if engine is None:
                 await self._store.note(job.id, for_want_of(job.engine))
-            elif job.id not in self._tasks and engine.is_ready():
+            elif job.id not in self._tasks and engine.is_ready(self._home.job(job.project, job.id)):
                 batches.setdefault((job.engine, job.sweep or job.id), []).append(job)
         for batch in batches.values():
             tried = [await self._claim(job, []) for job in batch]
@@ -145,8 +145,9 @@ class Starting:
                 )
         except OSError as error:
             for job, submission in submissions:
-                if (await engine.poll(submission.job_dir)).phase is Phase.NEVER_STARTED:
-                    await self.start_again(job, f"{error}", for_ever=not engine.is_ready())
+                job_dir = submission.job_dir
+                if (await engine.poll(job_dir)).phase is Phase.NEVER_STARTED:
+                    await self.start_again(job, f"{error}", for_ever=not engine.is_ready(job_dir))
 
     async def start_again(self, job: Job, why: str, *, for_ever: bool = False) -> None:
         """Back to the queue: nothing has run yet. Not for ever, unless a scheduler is silent."""

@@ -63,8 +63,8 @@ class Engine(Protocol):
         """
         ...
 
-    def is_ready(self) -> bool:
-        """Whether it is worth submitting anything now."""
+    def is_ready(self, job_dir: JobDir) -> bool:
+        """Whether it is worth submitting the job now."""
         ...
 
     async def poll(self, job_dir: JobDir) -> Sighting:

@@ -43,7 +43,7 @@ class LocalEngine:
         self._orphans = Orphans(self._confinement)
         self._remove_leftovers()  # now, as no claimed job shall wait for it
 
-    def is_ready(self) -> bool:
+    def is_ready(self, job_dir: JobDir) -> bool:
         return True
 
     async def submit(self, batch: Sequence[Submission]) -> None:

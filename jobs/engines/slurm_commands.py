@@ -13,6 +13,7 @@ import os
 import re
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from signal import SIGKILL
 
@@ -37,13 +38,15 @@ MOST_BYTES = 64 << 20  #: of one answer; a row has some 200
 _BENDING = re.compile(r"(SBATCH|SQUEUE|SACCT|SCANCEL|SINFO|SCONTROL|SALLOC|SRUN|SLURM)_")
 #: What of Slurm's own variables says which cluster is meant, rather than how to ask it.
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
+#: How the cluster that is asked is reached: what `BatchWishes.access` holds; none: as from here.
+access: ContextVar[Mapping[str, str] | None] = ContextVar("access", default=None)
 #: What the batch shell may have of ours; the job's own environment comes with its script.
 _SUBMIT_ENV = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", *_KEPT)
 #: Says that the request did not get through, or might have: not that it is a bad one.
 _PASSING = re.compile(
     r"(?i)unable to contact|timed out|temporarily|zero bytes|connection|communication"
     r"|send/recv|receive failure|send failure|transport|standby mode|authentication|munge"
-    r"|try again|no route|unspecified error|shutting down|configuration file|cannot stat"
+    r"|try again|no route|unspecified error|shutting down|configuration (file|source)|cannot stat"
 )
 #: What scancel says of jobs that have ended, or were never there.
 _NOTHING_TO_DO = re.compile(r"(?i)invalid job id|already (completing|completed)")
@@ -170,6 +173,10 @@ def command_env() -> dict[str, str]:
     """Our environment without what would bend a call: the user's defaults, and the variables of
     a job that we may be running in."""
     kept = {k: v for k, v in os.environ.items() if not _BENDING.match(k) or (v and k in _KEPT)}
+    told = access.get()
+    if told is not None:
+        path = os.pathsep.join(filter(None, [told.get("PATH"), kept.get("PATH")]))
+        kept = {k: v for k, v in kept.items() if k not in _KEPT} | dict(told) | {"PATH": path}
     return {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
 
 

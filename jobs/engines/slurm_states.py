@@ -135,8 +135,7 @@ def sight(seen: Seen) -> Sighting:
         return _ended(state, seen)
     if row is not None:
         return Sighting(Phase.UNKNOWN, seen.started, detail=f"Slurm says {row.state}")
-    never_begun = seen.settled and not (seen.started or seen.account)
-    if never_begun and (seen.array_is_known or seen.wished):
+    if seen.settled and seen.started is None and _is_gone_unbegun(seen):
         return Sighting(Phase.ENDED, exit=_cancelled_before())
     detail = "Slurm no longer knows it, and it has left no record of its end"
     if seen.account is not None:
@@ -264,6 +263,14 @@ def _ended(state: str, seen: Seen) -> Sighting:
         batch=started.batch if started else None,
     )
     return Sighting(Phase.ENDED, started, record)
+
+
+def _is_gone_unbegun(seen: Seen) -> bool:
+    """Whether what Slurm knows nothing of was cancelled before it began; the accounting may be
+    late, and say that it waits."""
+    if seen.account is not None:
+        return seen.wished and seen.account.state in WAITING
+    return seen.wished or seen.array_is_known
 
 
 def _cancelled_before() -> ExitRecord:

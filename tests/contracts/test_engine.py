@@ -17,7 +17,7 @@ from tests.support.wait import until
 
 
 async def test_before_anything_it_has_never_started(engine: Engine, job_dir: JobDir) -> None:
-    assert engine.is_ready()
+    assert engine.is_ready(job_dir)
     assert (await engine.poll(job_dir)).phase is Phase.NEVER_STARTED
 
 

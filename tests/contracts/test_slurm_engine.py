@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.batch import BatchWishes
-from jobs.engines import slurm
+from jobs.engines import slurm_cluster
 from jobs.engines.base import Engine, Phase, RefusedError, Submission, UnreachableError
 from jobs.model import Resources
 from jobs.paths import JobDir
@@ -126,13 +126,13 @@ async def test_an_answer_that_was_lost_is_found_by_its_token(
 async def test_what_never_came_to_slurm_is_submitted_again_after_a_while(
     engine: Engine, job_dir: JobDir, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "IN_FLIGHT_S", 3.0)
+    monkeypatch.setattr(slurm_cluster, "IN_FLIGHT_S", 3.0)
     order = job(job_dir, "exit 5")
     with counted_calls(home.parent / "bin", monkeypatch) as calls:
         calls.instead("sbatch", 'echo "sbatch: error: Unable to contact controller" >&2; exit 1')
         with pytest.raises(UnreachableError, match="Unable to contact"):
             await submit(engine, order, job_dir)
-        assert not engine.is_ready()
+        assert not engine.is_ready(job_dir)
     assert (await engine.poll(job_dir)).phase is Phase.UNKNOWN
     await seen(engine, job_dir, Phase.NEVER_STARTED)
     await submit(engine, order, job_dir)
@@ -154,7 +154,7 @@ async def test_without_accounting_all_is_told_but_what_was_used(
         assert (await end_of(engine, ends)).exit_code == 3
         assert (await end_of(engine, waits)).why == "cancelled"
         assert (await end_of(engine, dies)).signal == 9
-        assert engine.is_ready()
+        assert engine.is_ready(ends)
         assert calls.of("sacct")
 
 

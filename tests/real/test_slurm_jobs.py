@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,19 @@ async def test_a_profile_says_where_and_its_errors_are_told(service: Service, ho
         job = await ended(service, (await launch(service, "true", engine="slurm:brief")).id, 60)
         assert job.state is State.FAILED
         assert "Invalid feature specification" in (job.outcome.reason or "")
+
+
+async def test_the_keeper_may_come_from_where_no_cluster_is_known(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when another chat client has started its server without the user's variables."""
+    cluster = os.environ["SLURM_CONF"]
+    monkeypatch.setenv("SLURM_CONF", str(home.parent / "of another cluster"))
+    async with open_service() as service:
+        await launch(service, "sleep", "60")
+    keeper = keeper_pid(home)
+    monkeypatch.setenv("SLURM_CONF", cluster)
+    async with open_service() as service:
+        job = await bash(service, "exit 3", engine="slurm")
+        assert (await ended(service, job.id, 60)).outcome.exit_code == 3
+    assert keeper_pid(home) == keeper

@@ -140,7 +140,7 @@ class ScriptedEngine:
         self._world = world
         self._life = life
 
-    def is_ready(self) -> bool:
+    def is_ready(self, job_dir: JobDir) -> bool:
         return True
 
     async def submit(self, batch: Sequence[Submission]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.batch import BatchRecord
 from jobs.directory import read_record
-from jobs.engines import slurm
+from jobs.engines import slurm_cluster
 from jobs.engines.base import Engine
 from jobs.engines.slurm import SlurmEngine
 from jobs.paths import JobDir
@@ -44,7 +44,7 @@ def end_jobs_of(home: Path) -> None:
 def quick_engine(monkeypatch: pytest.MonkeyPatch) -> SlurmEngine:
     """One whose looks come soon, and which does not wait long for what comes late: here nothing
     but the accounting does."""
-    monkeypatch.setattr(slurm, "SETTLE_S", 2.0)
+    monkeypatch.setattr(slurm_cluster, "SETTLE_S", 2.0)
     return SlurmEngine(POLL_S)
 
 
@@ -54,8 +54,9 @@ async def errands_done(engine: Engine) -> None:
     in the making (CPython 3.11, `_connect_pipes`)."""
     if isinstance(engine, SlurmEngine):
         async with asyncio.timeout(120):
-            while engine._errands:
-                await asyncio.wait(engine._errands.values())
+            for cluster in engine._clusters.values():
+                while cluster._errands:
+                    await asyncio.wait(cluster._errands.values())
 
 
 class Calls:

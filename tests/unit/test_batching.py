@@ -73,11 +73,17 @@ def test_without_a_word_a_job_runs_where_the_configuration_says(configured: Any)
     assert resolved(configured(default="slurm"), engine="local").engine == "local"
 
 
-def test_a_profile_says_what_the_scheduler_is_told(configured: Any) -> None:
+def test_a_profile_says_what_the_scheduler_is_told(
+    configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/course.conf")
+    monkeypatch.setenv("SLURM_CLUSTERS", "")
+    monkeypatch.setenv("PATH", "/no/such/folder")
     job = resolved(configured(), engine="slurm:gpu")
     assert job.batch is not None
     told = job.batch.model_dump(exclude={"restart_command"})
     assert told == {
+        "access": {"SLURM_CONF": "/etc/slurm/course.conf"},
         "profile": "gpu",
         "partition": "gpu",
         "account": "chem",

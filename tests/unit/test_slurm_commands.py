@@ -186,6 +186,20 @@ def test_no_variable_of_the_user_bends_a_call(monkeypatch: pytest.MonkeyPatch) -
     assert (env["SLURM_CONF"], env["LC_ALL"], env["SLURM_TIME_FORMAT"]) == ("/c", "C", "standard")
 
 
+def test_a_cluster_is_asked_as_the_launch_reached_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/here")
+    monkeypatch.setenv("SLURM_CLUSTERS", "here")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    token = slurm_commands.access.set({"SLURM_CONF": "/there", "PATH": "/opt/slurm/bin"})
+    try:
+        env = command_env()
+    finally:
+        slurm_commands.access.reset(token)
+    assert (env["SLURM_CONF"], env["PATH"]) == ("/there", "/opt/slurm/bin:/usr/bin")
+    assert "SLURM_CLUSTERS" not in env
+    assert command_env()["SLURM_CONF"] == "/here"
+
+
 REFUSALS = [
     "sbatch: error: Batch job submission failed: Invalid partition name specified",
     "sbatch: unrecognized option '--bogus'\nTry \"sbatch --help\" for more information",
@@ -194,6 +208,8 @@ REFUSALS = [
     "sbatch: error: Batch job submission failed: Requested node configuration is not available",
 ]
 TROUBLES = [
+    "sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host\n"
+    "sbatch: fatal: Could not establish a configuration source",
     "sbatch: error: Batch job submission failed: "
     "Unable to contact slurm controller (connect failure)",
     "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",

@@ -258,7 +258,14 @@ def test_what_slurm_has_forgotten_was_there_all_the_same(row: AccountRow | None)
     assert sight(Seen(started=STARTED, account=row, settled=True)).phase is Phase.VANISHED
 
 
-@pytest.mark.parametrize("seen", [Seen(array_is_known=True), Seen(wished=True)])
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Seen(array_is_known=True),
+        Seen(wished=True),
+        Seen(wished=True, array_is_known=True, account=account("PENDING")),
+    ],
+)
 def test_what_is_in_no_answer_was_cancelled_before_it_began(seen: Seen) -> None:
     """A task of an array that has other rows, or a job that was to end."""
     assert sight(seen).phase is Phase.UNKNOWN
