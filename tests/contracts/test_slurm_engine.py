@@ -185,3 +185,23 @@ async def test_with_its_node_a_job_is_lost_or_goes_on_where_it_can(
     record = await end_of(engine, again)
     assert (record.exit_code, batch_of(again).restarts) == (6, 1)
     assert again.stdout.read_text(encoding="utf-8") == "first\nagain\n"
+
+
+async def test_a_job_that_makes_room_for_another_ends_or_goes_on_where_it_can(
+    slurm_alone: Cluster, engine: Engine, home: Path
+) -> None:
+    """Both heed the request to end, and have written down that they were ended from outside."""
+    ends, again, urgent = (directory(home, name) for name in ("ends", "again", "urgent"))
+    on_n2 = {"options": ["-w", "n2"]}
+    await start(engine, job(ends, "exec sleep 60", batch=BatchWishes(**on_n2)), ends)
+    goes_on = BatchWishes(**on_n2, restart_command=["bash", "-c", "echo again; exit 6"])
+    await start(engine, job(again, "echo first; exec sleep 60", batch=goes_on), again)
+    first = BatchWishes(partition="urgent", options=["-w", "n2", "--exclusive"])
+    await submit(engine, job(urgent, "exit 4", batch=first), urgent)
+    assert (await end_of(engine, urgent)).exit_code == 4
+    record = await end_of(engine, ends)
+    assert (record.why, record.signal, batch_of(ends).state) == ("terminated", 15, "PREEMPTED")
+    slurm_alone.control("update", f"jobid={batch_of(again).id}", "starttime=now")
+    record = await end_of(engine, again)
+    assert (record.exit_code, batch_of(again).restarts) == (6, 1)
+    assert again.stdout.read_text(encoding="utf-8") == "first\nagain\n"

@@ -158,6 +158,8 @@ JobAcctGatherFrequency=2
 DefMemPerCPU=200
 MinJobAge=30
 KillWait=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SlurmdTimeout=15
 SlurmctldTimeout=15
 UnkillableStepTimeout=30
@@ -167,6 +169,7 @@ $account
 NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 10))-$((port + 9 + nodes))] CPUs=2 RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP
 PartitionName=short Nodes=ALL MaxTime=2 DefaultTime=1 State=UP
+PartitionName=urgent Nodes=ALL MaxTime=60 DefaultTime=1 PriorityTier=2 State=UP
 END
 }
 
