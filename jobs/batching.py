@@ -6,7 +6,7 @@ import os
 import shutil
 
 from jobs.batch import BatchWishes
-from jobs.errors import InvalidArgumentError, nearest
+from jobs.errors import ExecutableNotFoundError, InvalidArgumentError, nearest
 from jobs.model import LaunchRequest
 from jobs.settings import Settings, SlurmProfile
 from jobs.text import shown
@@ -50,15 +50,24 @@ def chosen_engine(
 def batch_wishes(
     request: LaunchRequest, settings: Settings, name: str | None, profile: SlurmProfile
 ) -> BatchWishes:
-    """Raises InvalidArgumentError for options that the configuration does not allow."""
+    """Raises InvalidArgumentError for options that the configuration does not allow, and
+    ExecutableNotFoundError where no scheduler can be reached."""
     if request.engine_options and not settings.engines.slurm.allow_options:
         raise InvalidArgumentError(
             "The configuration does not allow options of sbatch.",
             "Use a profile, or ask the user to set allow_options = true in [engines.slurm].",
         )
+    access = cluster_access(settings)
+    if "PATH" not in access:
+        raise ExecutableNotFoundError(
+            "Slurm's commands are not on this machine: there is no sbatch in the PATH of this "
+            "server, nor in the folders of `path` in the configuration.",
+            "Leave engine out to run it on this machine; where there is a cluster, see `outlast "
+            "doctor --engine slurm`.",
+        )
     told = profile.model_dump(include={"partition", "account", "qos", "constraint", "reservation"})
     return BatchWishes(
-        access=_access(),
+        access=access,
         profile=name,
         nodes=request.resources.nodes or profile.nodes,
         tasks=request.resources.tasks or profile.tasks,
@@ -68,8 +77,10 @@ def batch_wishes(
     )
 
 
-def _access() -> dict[str, str]:
+def cluster_access(settings: Settings) -> dict[str, str]:
+    """How this process reaches the cluster, as BatchWishes.access. Without PATH, it does not."""
     told = {name: os.environ.get(name, "") for name in ("SLURM_CONF", "SLURM_CLUSTERS")}
-    sbatch = shutil.which("sbatch")
+    folders = [*map(os.path.expanduser, settings.path), os.environ.get("PATH", os.defpath)]
+    sbatch = shutil.which("sbatch", path=os.pathsep.join(folders))
     told["PATH"] = os.path.dirname(sbatch) if sbatch else ""
     return {name: value for name, value in told.items() if value}

@@ -48,7 +48,7 @@ async def slurm_checks(engine: str, *, start_s: float) -> list[Check]:
         what = f"SLURM_CONF names {shown(conf, 300)}, which is no file"
         return [*checks, Check("Slurm", "fail", what, mend)]
     try:
-        cluster = await slurm_report()
+        cluster = await slurm_report(settings)
         checks += _cluster(cluster)
         checks += [_partition(partition) for partition in cluster.partitions]
         profiles = settings.engines.slurm.profiles

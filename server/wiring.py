@@ -54,11 +54,12 @@ async def open_service(settings: Settings | None = None) -> AsyncIterator[Servic
         await store.close()
 
 
-async def slurm_report() -> ClusterReport:
+async def slurm_report(settings: Settings) -> ClusterReport:
     """What the cluster tells of itself. Raises OSError when Slurm does not answer."""
+    from jobs.batching import cluster_access
     from jobs.engines.slurm_report import report
 
-    return await report()
+    return await report(cluster_access(settings))
 
 
 async def slurm_refusal(request: LaunchRequest, settings: Settings) -> str | None:

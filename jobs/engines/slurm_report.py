@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from jobs.batch import ClusterReport, PartitionReport
 from jobs.engines import slurm_commands as slurm
@@ -12,8 +13,12 @@ from jobs.engines.slurm_submission import options_of
 from jobs.model import LaunchManifest
 
 
-async def report() -> ClusterReport:
-    """Raises UnreachableError when Slurm does not answer."""
+async def report(access: Mapping[str, str]) -> ClusterReport:
+    """Asked as a launch with this `BatchWishes.access` would; the process goes on asking so.
+
+    Raises UnreachableError when Slurm does not answer.
+    """
+    slurm.access.set(access)
     try:
         controllers = await slurm.ping()
         settings = await slurm.configuration()

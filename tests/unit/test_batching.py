@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ import pytest
 from jobs.batch import BatchRecord
 from jobs.directory import furnish, read_launch_manifest
 from jobs.engines.slurm_submission import options_of
-from jobs.errors import InvalidArgumentError, ResourcesUnavailableError, SettingsError
+from jobs.errors import (
+    ExecutableNotFoundError,
+    InvalidArgumentError,
+    ResourcesUnavailableError,
+    SettingsError,
+)
 from jobs.launch import resolve
 from jobs.manifests import Manifests
 from jobs.model import LaunchManifest, LaunchRequest
@@ -43,7 +49,13 @@ partition = "short"
 
 
 @pytest.fixture
-def configured(home: Path, tmp_path: Path) -> Any:
+def configured(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A machine on which Slurm's commands seem to be."""
+    sbatch = tmp_path / "slurm commands" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.touch(0o755)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
+
     def write(*, default: str = "local", allow: str = "false", more: str = "") -> Settings:
         text = CONFIGURATION.format(default=default, allow=allow, more=more)
         (tmp_path / "config.toml").write_text(text, encoding="utf-8")
@@ -73,17 +85,30 @@ def test_without_a_word_a_job_runs_where_the_configuration_says(configured: Any)
     assert resolved(configured(default="slurm"), engine="local").engine == "local"
 
 
+def test_without_slurm_a_job_for_it_is_refused(
+    configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ExecutableNotFoundError, match="there is no sbatch") as refused:
+        resolved(configured(), engine="slurm")
+    assert "Leave engine out" in refused.value.next_step
+    monkeypatch.setenv("OUTLAST_PATH", json.dumps([str(tmp_path / "slurm commands")]))
+    assert resolved(load_settings(), engine="slurm").batch is not None
+
+
 def test_a_profile_says_what_the_scheduler_is_told(
-    configured: Any, monkeypatch: pytest.MonkeyPatch
+    configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm/course.conf")
     monkeypatch.setenv("SLURM_CLUSTERS", "")
-    monkeypatch.setenv("PATH", "/no/such/folder")
     job = resolved(configured(), engine="slurm:gpu")
     assert job.batch is not None
     told = job.batch.model_dump(exclude={"restart_command"})
     assert told == {
-        "access": {"SLURM_CONF": "/etc/slurm/course.conf"},
+        "access": {
+            "SLURM_CONF": "/etc/slurm/course.conf",
+            "PATH": str(tmp_path / "slurm commands"),
+        },
         "profile": "gpu",
         "partition": "gpu",
         "account": "chem",
