@@ -131,12 +131,15 @@ async def test_a_killed_run_goes_on_from_its_checkpoint(service: Service) -> Non
     assert killed.job.state is State.FAILED
     assert killed.job.outcome.signal == "SIGKILL"
     assert killed.job.outcome.resumable
-    newest = max(int(path.name.split(".")[1]) for path in killed.work.glob("checkpoint.*.restart"))
-    goal = newest + 200
+    steps = sorted(
+        int(path.name.split(".")[1]) for path in killed.work.glob("checkpoint.*.restart")
+    )
+    goal = steps[-1] + 200
     ran = await run(service, None, resume_from=job.id, params={"steps": goal})
     check_gone_on(ran, goal)
-    logs = sorted(path.name for path in ran.work.glob("log.*.lammps"))
-    assert logs == ["log.000000000.lammps", f"log.{newest:09d}.lammps"]
+    begun = sorted(int(path.name.split(".")[1]) for path in ran.work.glob("log.*.lammps"))
+    assert begun[0] == 0
+    assert begun[1:] in [[step] for step in steps[-2:]]  # the kill may have come amid the newest
 
 
 def check_gone_on(ran: Ran, goal: int) -> None:
