@@ -89,7 +89,8 @@ class Starting:
         for job in await self._store.queued_elsewhere():
             engine = self._engines.get(job.engine)
             if engine is None:
-                await self._store.note(job.id, for_want_of(job.engine))
+                if job.wait_reason != for_want_of(job.engine):
+                    await self._store.note(job.id, for_want_of(job.engine))
             elif job.id not in self._tasks and engine.is_ready(self._home.job(job.project, job.id)):
                 batches.setdefault((job.engine, job.sweep or job.id), []).append(job)
         for batch in batches.values():

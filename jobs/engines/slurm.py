@@ -59,17 +59,16 @@ class SlurmEngine:
     def _asking(self, job_dir: JobDir) -> Iterator[SlurmCluster]:
         """The job's cluster, which whatever is called meanwhile means."""
         access = self._access(job_dir)
-        cluster = self._clusters.setdefault(access, SlurmCluster(self._poll_s))
-        token = slurm_commands.access.set(None if access is None else dict(access))
-        try:
-            yield cluster
-        finally:
-            slurm_commands.access.reset(token)
+        if access not in self._clusters:
+            self._clusters[access] = SlurmCluster(self._poll_s)
+        with slurm_commands.reaching(None if access is None else dict(access)):
+            yield self._clusters[access]
 
     def _access(self, job_dir: JobDir) -> Access:
         if job_dir.root not in self._accesses:
             launched = read_record(job_dir.launch_manifest, LaunchManifest)
-            if launched is None or launched.batch is None or launched.batch.access is None:
-                return None
-            self._accesses[job_dir.root] = tuple(sorted(launched.batch.access.items()))
+            if launched is None:
+                return None  # not for ever: it may only not have its directory yet
+            told = launched.batch.access if launched.batch else None
+            self._accesses[job_dir.root] = None if told is None else tuple(sorted(told.items()))
         return self._accesses[job_dir.root]

@@ -45,7 +45,7 @@ KILL_AFTER_S = 60.0  #: behind the grace period Slurm is to end what the script 
 
 class SlurmCluster:
     """What it remembers are answers of Slurm, which it asks again. Its methods are those of an
-    `Engine`, and run with `slurm_commands.access` set."""
+    `Engine`, and run within `slurm_commands.reaching`."""
 
     def __init__(self, poll_s: float) -> None:
         self._poll_s = poll_s

@@ -12,7 +12,8 @@ import contextlib
 import os
 import re
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from signal import SIGKILL
@@ -38,8 +39,7 @@ MOST_BYTES = 64 << 20  #: of one answer; a row has some 200
 _BENDING = re.compile(r"(SBATCH|SQUEUE|SACCT|SCANCEL|SINFO|SCONTROL|SALLOC|SRUN|SLURM)_")
 #: What of Slurm's own variables says which cluster is meant, rather than how to ask it.
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS")
-#: How the cluster that is asked is reached: what `BatchWishes.access` holds; none: as from here.
-access: ContextVar[Mapping[str, str] | None] = ContextVar("access", default=None)
+_access: ContextVar[Mapping[str, str] | None] = ContextVar("access", default=None)
 #: What the batch shell may have of ours; the job's own environment comes with its script.
 _SUBMIT_ENV = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "USER", *_KEPT)
 #: Says that the request did not get through, or might have: not that it is a bad one.
@@ -58,6 +58,17 @@ class Unreachable(Exception):  # noqa: N818 - a fact, of which no error need com
 
 class Refused(Exception):  # noqa: N818
     """Slurm has understood the request and does not accept it: asking again changes nothing."""
+
+
+@contextmanager
+def reaching(access: Mapping[str, str] | None) -> Iterator[None]:
+    """Whatever is called meanwhile, and each task that begins meanwhile, reaches the cluster as
+    `BatchWishes.access` says; none: as this process does."""
+    token = _access.set(access)
+    try:
+        yield
+    finally:
+        _access.reset(token)
 
 
 async def ping() -> str:
@@ -173,7 +184,7 @@ def command_env() -> dict[str, str]:
     """Our environment without what would bend a call: the user's defaults, and the variables of
     a job that we may be running in."""
     kept = {k: v for k, v in os.environ.items() if not _BENDING.match(k) or (v and k in _KEPT)}
-    told = access.get()
+    told = _access.get()
     if told is not None:
         path = os.pathsep.join(filter(None, [told.get("PATH"), kept.get("PATH")]))
         kept = {k: v for k, v in kept.items() if k not in _KEPT} | dict(told) | {"PATH": path}

@@ -14,11 +14,13 @@ from jobs.model import LaunchManifest
 
 
 async def report(access: Mapping[str, str]) -> ClusterReport:
-    """Asked as a launch with this `BatchWishes.access` would; the process goes on asking so.
+    """Of the cluster that `BatchWishes.access` reaches. Raises UnreachableError when Slurm does not
+    answer."""
+    with slurm.reaching(access):
+        return await _report()
 
-    Raises UnreachableError when Slurm does not answer.
-    """
-    slurm.access.set(access)
+
+async def _report() -> ClusterReport:
     try:
         controllers = await slurm.ping()
         settings = await slurm.configuration()
@@ -50,7 +52,8 @@ async def check_accepted(launched: LaunchManifest) -> None:
     Raises RefusedError with Slurm's reason, or UnreachableError.
     """
     try:
-        await slurm.try_out("#!/bin/bash\n", options_of(launched))
+        with slurm.reaching(launched.batch.access if launched.batch else None):
+            await slurm.try_out("#!/bin/bash\n", options_of(launched))
     except slurm.Refused as error:
         raise RefusedError(str(error)) from None
     except slurm.Unreachable as error:

@@ -2,7 +2,8 @@
 
 The witnesses, in this order: the record that the job's script wrote, the controller (`squeue`), the
 accounting (`sacct`). The accounting is believed where it agrees with the controller, or where the
-controller has forgotten the job. That a job is in no answer never means that it has not been.
+controller has forgotten the job. That a job is in no answer never means that it has not been:
+only what was cancelled before it began leaves no trace.
 """
 
 from __future__ import annotations
@@ -112,14 +113,15 @@ def sight(seen: Seen) -> Sighting:
     """What the keeper may know of the job."""
     row = seen.queue
     if seen.exit is not None:
-        state = _end_state(seen)
-        from_outside = seen.exit.why == "terminated"  # only Slurm knows why, and whether for ever
-        if from_outside and row is not None and row.state in WAITING:
-            return Sighting(Phase.STARTING, detail=waiting_words(row))
-        if from_outside and state in _LOST:
-            return _ended(state, replace(seen, settled=True))
-        if from_outside and state is None and not seen.settled:
-            return Sighting(Phase.RUNNING, seen.started, detail="it has ended; Slurm will say why")
+        if seen.exit.why == "terminated":  # only Slurm knows why, and whether for ever
+            state = _end_state(seen)
+            if row is not None and row.state in WAITING:
+                return Sighting(Phase.STARTING, detail=waiting_words(row))
+            if state in _LOST:
+                return _ended(state, replace(seen, settled=True))
+            if state is None and not seen.settled:
+                detail = "it has ended; Slurm will say why"
+                return Sighting(Phase.RUNNING, seen.started, detail=detail)
         return Sighting(Phase.ENDED, seen.started, _corrected(seen.exit, seen))
     if not seen.queue_answered:
         return Sighting(Phase.UNKNOWN, seen.started, detail="Slurm could not be asked")

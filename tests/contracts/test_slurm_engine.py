@@ -22,6 +22,33 @@ pytestmark = [
     pytest.mark.parametrize("new_engine", ["slurm"], indirect=True),
 ]
 LATER = BatchWishes(options=["--begin=now+1hour"])
+ON_N2 = ["-w", "n2"]
+
+
+async def sweep_of_three(engine: Engine, home: Path) -> list[JobDir]:
+    """The first runs, the last waits: they come one by one."""
+    job_dirs = [directory(home, f"job {number}") for number in range(3)]
+    wishes = BatchWishes(options=["-w", "n1", "--exclusive"])
+    orders = [job(job_dir, "exec sleep 60", batch=wishes) for job_dir in job_dirs]
+    pairs = zip(orders, job_dirs, strict=True)
+    await engine.submit([Submission(order, job_dir, [], 1) for order, job_dir in pairs])
+    await seen(engine, job_dirs[0], Phase.RUNNING)
+    await seen(engine, job_dirs[2], Phase.WAITING)
+    return job_dirs
+
+
+async def start_one_that_goes_on(engine: Engine, job_dir: JobDir) -> None:
+    """On the node n2."""
+    again = ["bash", "-c", "echo again; exit 6"]
+    wishes = BatchWishes(options=ON_N2, restart_command=again)
+    await start(engine, job(job_dir, "echo first; exec sleep 60", batch=wishes), job_dir)
+
+
+async def has_gone_on(cluster: Cluster, engine: Engine, job_dir: JobDir) -> None:
+    cluster.control("update", f"jobid={batch_of(job_dir).id}", "starttime=now")
+    record = await end_of(engine, job_dir)
+    assert (record.exit_code, batch_of(job_dir).restarts) == (6, 1)
+    assert job_dir.stdout.read_text(encoding="utf-8") == "first\nagain\n"
 
 
 async def test_a_job_that_waits_says_why_and_can_be_cancelled(
@@ -49,13 +76,7 @@ async def test_cancelled_at_once_it_never_runs(engine: Engine, job_dir: JobDir) 
 
 async def test_a_task_of_a_sweep_is_cancelled_before_it_began(engine: Engine, home: Path) -> None:
     """Slurm keeps no row of it."""
-    job_dirs = [directory(home, f"job {number}") for number in range(3)]
-    wishes = BatchWishes(options=["-w", "n1", "--exclusive"])
-    orders = [job(job_dir, "exec sleep 60", batch=wishes) for job_dir in job_dirs]
-    pairs = zip(orders, job_dirs, strict=True)
-    await engine.submit([Submission(order, job_dir, [], 1) for order, job_dir in pairs])
-    await seen(engine, job_dirs[0], Phase.RUNNING)
-    await seen(engine, job_dirs[2], Phase.WAITING)
+    job_dirs = await sweep_of_three(engine, home)
     await wish_end(engine, job_dirs[2])
     record = await end_of(engine, job_dirs[2])
     assert (record.why, job_dirs[2].started.exists()) == ("cancelled", False)
@@ -69,13 +90,7 @@ async def test_of_a_cancelled_sweep_those_that_waited_are_cancelled_too(
     engine: Engine, home: Path
 ) -> None:
     """When nothing is asked any more about those that had begun."""
-    job_dirs = [directory(home, f"job {number}") for number in range(3)]
-    wishes = BatchWishes(options=["-w", "n1", "--exclusive"])
-    orders = [job(job_dir, "exec sleep 60", batch=wishes) for job_dir in job_dirs]
-    pairs = zip(orders, job_dirs, strict=True)
-    await engine.submit([Submission(order, job_dir, [], 1) for order, job_dir in pairs])
-    await seen(engine, job_dirs[0], Phase.RUNNING)
-    await seen(engine, job_dirs[2], Phase.WAITING)
+    job_dirs = await sweep_of_three(engine, home)
     for job_dir in reversed(job_dirs):
         await wish_end(engine, job_dir)
     for job_dir in job_dirs:
@@ -163,28 +178,23 @@ async def test_with_its_node_a_job_is_lost_or_goes_on_where_it_can(
 ) -> None:
     """A node that it needs is drained meanwhile: it waits, and says so."""
     lost, again, waits = (directory(home, name) for name in ("lost", "again", "waits"))
-    on_n2 = {"options": ["-w", "n2"]}
-    await start(engine, job(lost, "sleep 60", batch=BatchWishes(**on_n2)), lost)
-    goes_on = BatchWishes(**on_n2, restart_command=["bash", "-c", "echo again; exit 6"])
-    await start(engine, job(again, "echo first; exec sleep 60", batch=goes_on), again)
+    await start(engine, job(lost, "sleep 60", batch=BatchWishes(options=ON_N2)), lost)
+    await start_one_that_goes_on(engine, again)
     slurm_alone.set_node("n2", "down")
     sighting = await seen(engine, lost, Phase.VANISHED)
     assert sighting.detail == "a node that it ran on has failed (n2)"
     await seen(engine, again, Phase.WAITING)
     slurm_alone.set_node("n2", "resume")
     slurm_alone.set_node("n2", "drain")
-    await submit(engine, job(waits, "exit 4", batch=BatchWishes(**on_n2)), waits)
+    await submit(engine, job(waits, "exit 4", batch=BatchWishes(options=ON_N2)), waits)
 
-    while (sighting := await seen(engine, waits, Phase.WAITING)).detail is None or (
-        "drained" not in sighting.detail
-    ):
-        pass
+    async def says_why() -> bool:
+        return "drained" in ((await seen(engine, waits, Phase.WAITING)).detail or "")
+
+    await until(says_why, 60)
     slurm_alone.set_node("n2", "resume")
-    slurm_alone.control("update", f"jobid={batch_of(again).id}", "starttime=now")
     assert (await end_of(engine, waits)).exit_code == 4
-    record = await end_of(engine, again)
-    assert (record.exit_code, batch_of(again).restarts) == (6, 1)
-    assert again.stdout.read_text(encoding="utf-8") == "first\nagain\n"
+    await has_gone_on(slurm_alone, engine, again)
 
 
 async def test_a_job_that_makes_room_for_another_ends_or_goes_on_where_it_can(
@@ -192,16 +202,11 @@ async def test_a_job_that_makes_room_for_another_ends_or_goes_on_where_it_can(
 ) -> None:
     """Both heed the request to end, and have written down that they were ended from outside."""
     ends, again, urgent = (directory(home, name) for name in ("ends", "again", "urgent"))
-    on_n2 = {"options": ["-w", "n2"]}
-    await start(engine, job(ends, "exec sleep 60", batch=BatchWishes(**on_n2)), ends)
-    goes_on = BatchWishes(**on_n2, restart_command=["bash", "-c", "echo again; exit 6"])
-    await start(engine, job(again, "echo first; exec sleep 60", batch=goes_on), again)
-    first = BatchWishes(partition="urgent", options=["-w", "n2", "--exclusive"])
+    await start(engine, job(ends, "exec sleep 60", batch=BatchWishes(options=ON_N2)), ends)
+    await start_one_that_goes_on(engine, again)
+    first = BatchWishes(partition="urgent", options=[*ON_N2, "--exclusive"])
     await submit(engine, job(urgent, "exit 4", batch=first), urgent)
     assert (await end_of(engine, urgent)).exit_code == 4
     record = await end_of(engine, ends)
     assert (record.why, record.signal, batch_of(ends).state) == ("terminated", 15, "PREEMPTED")
-    slurm_alone.control("update", f"jobid={batch_of(again).id}", "starttime=now")
-    record = await end_of(engine, again)
-    assert (record.exit_code, batch_of(again).restarts) == (6, 1)
-    assert again.stdout.read_text(encoding="utf-8") == "first\nagain\n"
+    await has_gone_on(slurm_alone, engine, again)

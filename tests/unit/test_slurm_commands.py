@@ -150,6 +150,7 @@ def test_any_text_is_read_without_harm(text: str) -> None:
             assert all(part.isdecimal() and part.isascii() for part in id.split("_"))
             assert 0 <= row.exit_code < 10**10
             assert 0 <= row.signal < 10**10
+    assert set(parse_account(text, ids)) <= {*parse_account(text), *ids}
     assert all(part.nodes >= 0 for part in parse_partitions(text))
     parse_time(text)
     parse_duration(text)
@@ -190,11 +191,8 @@ def test_a_cluster_is_asked_as_the_launch_reached_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SLURM_CONF", "/here")
     monkeypatch.setenv("SLURM_CLUSTERS", "here")
     monkeypatch.setenv("PATH", "/usr/bin")
-    token = slurm_commands.access.set({"SLURM_CONF": "/there", "PATH": "/opt/slurm/bin"})
-    try:
+    with slurm_commands.reaching({"SLURM_CONF": "/there", "PATH": "/opt/slurm/bin"}):
         env = command_env()
-    finally:
-        slurm_commands.access.reset(token)
     assert (env["SLURM_CONF"], env["PATH"]) == ("/there", "/opt/slurm/bin:/usr/bin")
     assert "SLURM_CLUSTERS" not in env
     assert command_env()["SLURM_CONF"] == "/here"
