@@ -115,7 +115,7 @@ def sight(seen: Seen) -> Sighting:
     if seen.exit is not None:
         if seen.exit.why == "terminated":  # only Slurm knows why, and whether for ever
             state = _end_state(seen)
-            if row is not None and row.state in WAITING:
+            if seen.queue_answered and row is not None and row.state in WAITING:
                 return Sighting(Phase.STARTING, detail=waiting_words(row))
             if state in _LOST:
                 return _ended(state, replace(seen, settled=True))

@@ -227,6 +227,8 @@ def test_a_termination_waits_for_the_one_who_knows_why() -> None:
     again = sight(replace(seen, queue=queue("PENDING", restarts=1, reason="BeginTime")))
     assert again.phase is Phase.STARTING
     assert "begun anew 1 times" in (again.detail or "")
+    silent = replace(seen, queue=queue("PENDING"), queue_answered=False)  # of before it ran
+    assert sight(silent).phase is Phase.RUNNING
     lost = sight(replace(seen, queue=queue("NODE_FAIL", nodes="n2")))
     assert (lost.phase, lost.detail) == (Phase.VANISHED, "a node that it ran on has failed (n2)")
 
