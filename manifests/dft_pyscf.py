@@ -14,6 +14,7 @@ Files left in the output directory:
   opt.chk         orbitals (PySCF), from which the SCF goes on
   scf.log, geometric.log  what PySCF and geomeTRIC print
   geomopt.png, scf.png, summary.json
+  scratch/        what PySCF keeps while it runs, unless PYSCF_TMPDIR names another place
 
 Exit codes: 0 done; 65 the SCF or the geometry did not converge; 66 unusable input; 74 a file could
 not be read or written; 75 stopped by TERM, INT or USR1 after an SCF cycle: the same command with
@@ -61,6 +62,13 @@ OF_MEMORY = 0.8  # what PySCF may plan with: the rest is for Python itself
 
 class Stopped(Exception):  # noqa: N818 - no error, but a wish that was heard
     """Somebody asked us to stop; the orbitals of the last SCF cycle are in opt.chk."""
+
+
+def keep_scratch_here() -> None:
+    """In the system's folder for temporary files a kill would leave it for ever."""
+    if "PYSCF_TMPDIR" not in os.environ:
+        lib.param.TMPDIR = "scratch"
+        Path("scratch").mkdir(exist_ok=True)
 
 
 # ---- setting up ----------------------------------------------------------------------------------
@@ -209,6 +217,7 @@ def run(options: argparse.Namespace) -> bool:
     model = ("task", "method", "basis", "charge", "spin")
     check_same_model({name: getattr(options, name) for name in model})
     lib.num_threads(options.threads)
+    keep_scratch_here()
     record = Record(molecule, options)
     record.method = make_method(build(record.start, options), options)
     take_orbitals(record.method)

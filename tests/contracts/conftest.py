@@ -11,7 +11,7 @@ import pytest
 from jobs.engines.base import Engine
 from jobs.engines.local import LocalEngine
 from jobs.paths import JobDir
-from tests.support.engines import directory
+from tests.support.engines import children_collected, directory
 from tests.support.processes import end_all_of
 from tests.support.slurm_engine import end_jobs_of, errands_done, quick_engine
 
@@ -44,8 +44,7 @@ async def new_engine(
     end_jobs_of(home)
     end_all_of(home)
     for engine in made:
-        await engine.poll(job_dir)  # collects what has ended
-        await errands_done(engine)  # which a look may have begun
+        await children_collected(engine, job_dir)
 
 
 @pytest.fixture

@@ -154,6 +154,7 @@ async def test_a_killed_optimisation_goes_on(service: Service) -> None:
     kill_command(service, job)
     parent = await watched(service, job)
     assert parent.job.state is State.FAILED
+    assert list((parent.work / "scratch").iterdir())  # and nothing elsewhere
     await check_gone_on(service, parent)
 
 

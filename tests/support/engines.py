@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.directory import read_record
 from jobs.engines.base import Engine, Phase, Sighting, Submission
+from jobs.engines.local import LocalEngine
 from jobs.files import write_durable
 from jobs.model import CancelWish, ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
@@ -92,6 +93,18 @@ async def wish_end(engine: Engine, job_dir: JobDir, grace_s: float | None = None
     wish = CancelWish(at=time.time(), grace_s=grace_s)
     write_durable(job_dir.cancel, wish.model_dump_json().encode())
     await engine.stop(job_dir, grace_s=grace_s)
+
+
+async def children_collected(engine: Engine, job_dir: JobDir) -> None:
+    """Till it has collected every shim that it started. One may have let go of its job, and even of
+    its memory, by which it is told, and still be no zombie."""
+    if isinstance(engine, LocalEngine):
+
+        async def none_left() -> bool:
+            await engine.poll(job_dir)
+            return not engine._children
+
+        await until(none_left, SECONDS, "the end of a shim")
 
 
 def says(job_dir: JobDir, text: str) -> Callable[[], bool]:
