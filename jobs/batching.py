@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NamedTuple
 
 from jobs.batch import BatchWishes
 from jobs.errors import ExecutableNotFoundError, InvalidArgumentError, nearest
@@ -45,6 +46,30 @@ def chosen_engine(
             f"Use one of the configuration: {', '.join(slurm.profiles) or 'there is none yet'}.",
         )
     return SLURM, profile, slurm.profiles[profile]
+
+
+class Place(NamedTuple):
+    """Where jobs can run, for whoever is to choose."""
+
+    engine: str  #: as a launch names it
+    about: str
+    is_default: bool  #: where a launch that names none has its job run
+
+
+def places(settings: Settings) -> list[Place]:
+    """This machine and, if sbatch is here, the cluster with each profile of the configuration."""
+    slurm = settings.engines.slurm
+    found = [(LOCAL, "this machine")]
+    if "PATH" in cluster_access(settings):
+        if slurm.default_profile is None:
+            found.append((SLURM, "the cluster as it comes"))
+        for name, profile in slurm.profiles.items():
+            about = f"partition {profile.partition}" if profile.partition else "the cluster"
+            found.append((f"{SLURM}:{name}", profile.description or about))
+    default: str = settings.engines.default
+    if default == SLURM and slurm.default_profile is not None:
+        default = f"{SLURM}:{slurm.default_profile}"
+    return [Place(engine, shown(about, 150), engine == default) for engine, about in found]
 
 
 def batch_wishes(

@@ -14,6 +14,7 @@ from jobs import artifacts, disk, logs
 from jobs.acceptance import accept
 from jobs.arguments import check_text
 from jobs.batch import BatchRecord
+from jobs.batching import Place, places
 from jobs.cancel import wish_cancel
 from jobs.directory import give_birth, read_launch_manifest, read_record
 from jobs.enquiries import Enquiries, check_wait, parse_number
@@ -273,6 +274,14 @@ class Service(Enquiries):
             return self._manifests.all(near)[0]
         check_text("name", name)
         return [self._manifests.get(name, near)]
+
+    def places(self) -> list[Place]:
+        """Where a launch can have its job run."""
+        return places(self._settings)
+
+    def environments(self) -> list[str]:
+        """What a launch can name as its environment."""
+        return list(self._settings.environments)
 
     def placement(self, job: Job) -> str | None:
         """Where a scheduler has put the job, and what it used there; none for jobs of here."""

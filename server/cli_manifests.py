@@ -58,7 +58,7 @@ def list_kinds(ctx: typer.Context, as_json: Json = False) -> None:
         _, known = _known()
         found, broken = known.all(Path.cwd())
         if as_json:
-            data = replies.manifest_list(found, whole=False)[1]
+            data = replies.manifest_list(found)[1]
             print_json(data.model_dump(mode="json", exclude_none=True))
             return
         show(cli_views.manifest_table(found))
@@ -82,7 +82,7 @@ def show_kind(
         _, known = _known()
         kind = known.get(_as_file(name) or name, Path.cwd())
         if as_json:
-            data = replies.manifest_list([kind], whole=True)[1]
+            data = replies.one_manifest(kind)[1]
             print_json(data.model_dump(mode="json", exclude_none=True))
         else:
             show(cli_views.manifest_block(kind))

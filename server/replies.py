@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -25,12 +26,14 @@ from server.reply_models import (
 )
 
 if TYPE_CHECKING:  # none of these is needed to tell a client what tools there are
+    from jobs.batching import Place
     from jobs.logs import Excerpt
     from jobs.manifests import Manifest
 
 
 #: Tokens of a list in a reply that asks for no particular length, and when much is asked for.
 LIST_TOKENS, LONG_LIST_TOKENS = 1200.0, 6500.0
+MOST_CHOICES = 12  #: engines, or environments, that are told
 
 Reply = tuple[str, BaseModel]  #: text for the model, the same as data
 
@@ -109,41 +112,61 @@ def artifact_list(page: ArtifactPage, *, budget: float = LIST_TOKENS) -> Reply:
     return "\n".join(lines), data
 
 
-def manifest_list(manifests: list[Manifest], *, whole: bool) -> Reply:
-    lines, data = [], []
-    for manifest in manifests:
-        file = manifest.file
-        entry: dict[str, Any] = {"name": manifest.name, "title": file.title}
-        lines.append(f"{manifest.name}: {file.title}")
-        if whole:
-            entry |= {
-                "description": file.description,
-                "params": manifest.params_schema(),
-                "outputs": [output.path for output in file.output],
-                "resources": file.resources.model_dump(),
-                "resumable": file.resume is not None,
-            }
-            lines.append(file.description)
-            required = manifest.params_schema().get("required", [])
-            for name, table in file.params.items():
-                default = f" = {table['default']}" if "default" in table else " (optional)"
-                default = " (required)" if name in required else default
-                bounds = [
-                    f"{word} {table[word]}"
-                    for word in ("minimum", "maximum", "enum", "unit", "format")
-                    if word in table
-                ]
-                detail = "; ".join([str(table.get("type", "any")), *bounds])
-                lines.append(f"  {name}{default}: {detail}. {table.get('description', '')}")
-            for group in file.one_of:
-                lines.append(f"Exactly one of {', '.join(group)} is to be given.")
-            outputs = ", ".join(output.path for output in file.output)
-            lines.append(f"Leaves: {outputs}")
-            lines.append(f"Next: launch_job(manifest={manifest.name!r}, params={{...}})")
-        data.append(entry)
-    if not whole:
-        lines.append("Next: describe_manifests(name) for the parameters of one.")
-    return "\n".join(lines), ManifestsReply(manifests=data)
+def manifest_list(
+    manifests: list[Manifest], places: Sequence[Place] = (), environments: Sequence[str] = ()
+) -> Reply:
+    """All kinds of job, and what else a launch can choose; one place is no choice."""
+    lines = [f"{manifest.name}: {manifest.file.title}" for manifest in manifests]
+    data = ManifestsReply(
+        manifests=[{"name": kind.name, "title": kind.file.title} for kind in manifests]
+    )
+    if len(places) > 1:
+        data.engines = {
+            place.engine: f"{'the default: ' if place.is_default else ''}{place.about}"
+            for place in places[:MOST_CHOICES]
+        }
+        words = "; ".join(f"{engine} ({about})" for engine, about in data.engines.items())
+        lines.append(f"Where to run (engine): {words}{_more(places)}")
+    if environments:
+        data.environments = list(environments[:MOST_CHOICES])
+        lines.append(f"Environments: {', '.join(data.environments)}{_more(environments)}")
+    lines.append("Next: describe_manifests(name) for the parameters of one.")
+    return "\n".join(lines), data
+
+
+def _more(choices: Sequence[Any]) -> str:
+    left = len(choices) - MOST_CHOICES
+    return f" and {left} more in the configuration" if left > 0 else ""
+
+
+def one_manifest(manifest: Manifest) -> Reply:
+    file, schema = manifest.file, manifest.params_schema()
+    data = {
+        "name": manifest.name,
+        "title": file.title,
+        "description": file.description,
+        "params": schema,
+        "outputs": [output.path for output in file.output],
+        "resources": file.resources.model_dump(),
+        "resumable": file.resume is not None,
+    }
+    lines = [f"{manifest.name}: {file.title}", file.description]
+    required = schema.get("required", [])
+    for name, table in file.params.items():
+        default = f" = {table['default']}" if "default" in table else " (optional)"
+        default = " (required)" if name in required else default
+        bounds = [
+            f"{word} {table[word]}"
+            for word in ("minimum", "maximum", "enum", "unit", "format")
+            if word in table
+        ]
+        detail = "; ".join([str(table.get("type", "any")), *bounds])
+        lines.append(f"  {name}{default}: {detail}. {table.get('description', '')}")
+    for group in file.one_of:
+        lines.append(f"Exactly one of {', '.join(group)} is to be given.")
+    lines.append(f"Leaves: {', '.join(output.path for output in file.output)}")
+    lines.append(f"Next: launch_job(manifest={manifest.name!r}, params={{...}})")
+    return "\n".join(lines), ManifestsReply(manifests=[data])
 
 
 def data_cost(entry: dict[str, Any]) -> float:

@@ -100,3 +100,5 @@ class ContentReply(BaseModel):
 
 class ManifestsReply(BaseModel):
     manifests: list[dict[str, Any]] = Field(default_factory=list)
+    engines: dict[str, str] | None = None  #: what each is, by the name that a launch gives
+    environments: list[str] | None = None

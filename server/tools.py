@@ -57,7 +57,7 @@ def register(server: MCPServer[Any]) -> None:
             str | None, Field(description="Absolute; default: a fresh folder of the job")
         ] = None,
         env: dict[str, str] | None = None,
-        environment: Annotated[str | None, Field(description="Named in the configuration")] = None,
+        environment: Annotated[str | None, Field(description="See describe_manifests")] = None,
         inputs: Annotated[
             list[str] | None, Field(description="Absolute paths, copied into the fresh folder")
         ] = None,
@@ -66,7 +66,7 @@ def register(server: MCPServer[Any]) -> None:
         ] = None,
         resources: ResourceWishes | None = None,
         engine: Annotated[
-            str | None, Field(description="local, slurm or slurm:PROFILE of the configuration")
+            str | None, Field(description="local, slurm or slurm:PROFILE: see describe_manifests")
         ] = None,
         time_limit_s: Annotated[
             float | None, Field(description="Ended after so long; default: never")
@@ -241,10 +241,13 @@ def register(server: MCPServer[Any]) -> None:
     async def describe_manifests(
         ctx: Context[Any, Any], name: str | None = None
     ) -> Annotated[CallToolResult, ManifestsReply]:
-        """Kinds of job that can be launched by name; with name, its parameters."""
+        """Kinds of job that can be launched by name, and where; with name, its parameters."""
         service = await ctx.request_context.lifespan_context.service()
         found = service.describe_manifests(name)
-        return _result(*replies.manifest_list(found, whole=name is not None))
+        if name is not None:
+            return _result(*replies.one_manifest(*found))
+        places, environments = service.places(), service.environments()
+        return _result(*replies.manifest_list(found, places, environments))
 
 
 def _result(text: str, data: BaseModel) -> CallToolResult:

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from mcp import Client
 
 from server.mcp_app import build_server
-from tests.support.faces import MODERN, REFUSAL_CHARACTERS, TOOLS, Caller, connected, refusal_code
+from tests.support.faces import (
+    MODERN,
+    REFUSAL_CHARACTERS,
+    TOOLS,
+    Answer,
+    Caller,
+    connected,
+    refusal_code,
+)
 from tests.support.hostile import ANYTHING, NAMES, arguments, write_probe
 from tests.support.tokens import count_tokens
 
@@ -85,12 +93,13 @@ class Measure:
 
     async def __call__(
         self, label: str, limit: int, tool: str, given_arguments: Mapping[str, Any]
-    ) -> None:
+    ) -> Answer:
         answer = await self._call(tool, **given_arguments)
         sizes = count_tokens(answer.text), count_tokens(compact(answer.data))
         if max(sizes) > limit:
             cost = f"text {sizes[0]}, data {sizes[1]}, at most {limit}"
             self._too_large.append(f"{tool}: {label}: {cost}")
+        return answer
 
     def check(self) -> None:
         if self._too_large:
@@ -246,6 +255,37 @@ async def test_descriptions_of_manifests_stay_within_the_bounds(home: Path) -> N
             name = manifest["name"]
             await measure(name, DEFAULT_TOKENS, "describe_manifests", {"name": name})
         measure.check()
+
+
+async def test_a_model_is_told_what_it_can_choose_from(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    async with connected() as call:
+        nothing = await call("describe_manifests")
+    assert "engine" not in nothing.text
+    assert nothing.data.keys() == {"manifests"}
+    sbatch = tmp_path / "sbatch"
+    sbatch.touch(0o755)
+    described = "".join(
+        f'[engines.slurm.profiles.p{number}]\ndescription = "{"很多 GPU " * 30}"\n'
+        for number in range(30)
+    )
+    named = "".join(f"[environments.of-{number}]\n" for number in range(30))
+    (tmp_path / "config.toml").write_text(
+        '[engines]\ndefault = "slurm"\n[engines.slurm]\ndefault_profile = "gpu"\n'
+        '[engines.slurm.profiles.gpu]\ndescription = "one A100"\n' + described + named,
+        encoding="utf-8",
+    )
+    async with connected() as call:
+        measure = Measure(call)
+        told = await measure("choices", DEFAULT_TOKENS, "describe_manifests", {})
+        measure.check()
+    assert "local (this machine); slurm:gpu (the default: one A100); slurm:p0 (" in told.text
+    assert "and 20 more in the configuration" in told.text
+    assert "Environments: of-0, of-1," in told.text
+    assert told.data["engines"]["slurm:gpu"] == "the default: one A100"
+    assert len(told.data["engines"]) == len(told.data["environments"]) == 12
 
 
 LONG = "\u6f22" * 20_000

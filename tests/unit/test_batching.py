@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.batch import BatchRecord
+from jobs.batching import places
 from jobs.directory import furnish, read_launch_manifest
 from jobs.engines.slurm_submission import options_of
 from jobs.errors import (
@@ -162,6 +163,26 @@ def test_the_default_profile_is_taken_unless_another_is_named(configured: Any) -
     wrong = configured(more='default_profile = "shrot"')
     with pytest.raises(InvalidArgumentError, match="Did you mean 'short'"):
         resolved(wrong, engine="slurm")
+
+
+def test_whoever_is_to_choose_sees_where_jobs_can_run(
+    configured: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, short = ("slurm:gpu", "partition gpu"), ("slurm:short", "partition short")
+    cluster = ("slurm", "the cluster as it comes")
+    assert places(configured()) == [
+        ("local", "this machine", True),
+        (*cluster, False),
+        (*gpu, False),
+        (*short, False),
+    ]
+    assert [place for place in places(configured(default="slurm")) if place.is_default] == [
+        (*cluster, True)
+    ]
+    one = configured(default="slurm", more='default_profile = "short"')
+    assert places(one) == [("local", "this machine", False), (*gpu, False), (*short, True)]
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert places(configured()) == [("local", "this machine", True)]
 
 
 @pytest.mark.parametrize(
