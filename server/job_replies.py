@@ -29,7 +29,7 @@ def poll_after_s(job: Job) -> float | None:
     return round(min(max(guess, 2.0), 300.0), 1)
 
 
-def job_data(job: Job, job_dir: str | None) -> JobReply:
+def job_data(job: Job, job_dir: str | None, warning: str | None = None) -> JobReply:
     elapsed = job.elapsed_s(clock.now())
     return JobReply(
         job_id=job.id,
@@ -41,6 +41,8 @@ def job_data(job: Job, job_dir: str | None) -> JobReply:
         elapsed_s=None if elapsed is None else round(elapsed, 1),
         job_dir=job_dir,
         poll_after_s=poll_after_s(job),
+        wait_reason=None if job.is_final else job.wait_reason,
+        warning=warning,
     )
 
 
@@ -76,7 +78,7 @@ def launched(job: Job, job_dir: str, *, reused: bool, warning: str | None, last:
     if warning:
         lines.append(f"Warning: {warning}")
     lines.append(_next(job))
-    return "\n".join(lines), job_data(job, job_dir)
+    return "\n".join(lines), job_data(job, job_dir, warning)
 
 
 def one_job(
@@ -110,8 +112,9 @@ def one_job(
     ]
     held = limits.model_dump(exclude_none=True) if limits else None
     data = StatusReply(
-        **job_data(job, job_dir).model_dump(),
+        **job_data(job, job_dir, warning).model_dump(),
         limits=held,
+        placement=placement,
         parent=job.parent,
         artifacts=[shown(artifact.path, 150) for artifact in highlights or []] or None,
     )

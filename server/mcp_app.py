@@ -91,6 +91,7 @@ class OutlastServer(MCPServer[Rooms]):
             tool.input_schema = compact_schema(tool.input_schema)
             if tool.output_schema is not None:
                 tool.output_schema = compact_schema(tool.output_schema)
+                tool.output_schema.pop("description", None)  # a docstring, as below
             tool.description = " ".join((tool.description or "").split())
         self._listed = listed
         return listed

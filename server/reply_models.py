@@ -17,14 +17,16 @@ class JobReply(BaseModel):
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None
-    counts: dict[str, int] | None = None  #: of a sweep: its jobs by state
+    wait_reason: str | None = None
+    warning: str | None = None
+    counts: dict[str, Any] | None = None  #: of a sweep: its jobs by state
 
 
 class SweepReply(BaseModel):
     sweep_id: str
     name: str
     jobs: int
-    counts: dict[str, int]
+    counts: dict[str, Any]
     fraction: float
     columns: list[str]
     rows: list[list[str]]
@@ -42,8 +44,11 @@ class StatusReply(BaseModel):
     elapsed_s: float | None = None
     job_dir: str | None = None
     poll_after_s: float | None = None
-    counts: dict[str, int] | None = None
+    wait_reason: str | None = None
+    warning: str | None = None
+    counts: dict[str, Any] | None = None
     limits: dict[str, Any] | None = None
+    placement: str | None = None  #: where a scheduler has put it
     parent: str | None = None
     artifacts: list[str] | None = None
     sweep: SweepReply | None = None

@@ -27,6 +27,7 @@ from tests.support.faces import (
 )
 from tests.support.hostile import ANYTHING, NAMES, arguments, write_probe
 from tests.support.tokens import count_tokens
+from tests.support.wait import until
 
 #: What one reply may cost a model: by default, and when the most is asked for.
 DEFAULT_TOKENS, MOST_TOKENS = 1500, 8000
@@ -255,6 +256,23 @@ async def test_descriptions_of_manifests_stay_within_the_bounds(home: Path) -> N
             name = manifest["name"]
             await measure(name, DEFAULT_TOKENS, "describe_manifests", {"name": name})
         measure.check()
+
+
+async def test_why_a_job_waits_is_in_text_and_data(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTLAST_CORES", "1")
+    async with connected() as call:
+        await call("launch_job", command=["sleep", "300"])
+        job_id = (await call("launch_job", command=["true"])).data["job_id"]
+
+        async def told() -> bool:
+            waits = await call("job_status", job_id=job_id)
+            assert waits.data["state"] == "queued"
+            reason = waits.data.get("wait_reason")
+            return bool(reason) and reason in waits.text
+
+        await until(told)
 
 
 async def test_a_model_is_told_what_it_can_choose_from(

@@ -136,7 +136,9 @@ async def test_a_broken_connection_costs_no_job(
         log = await call("tail_log", job_id=job_id)
         assert log.data["text"].startswith("here on n")
         assert log.data["text"].endswith("done\n")
-        assert "Slurm job" in (await call("job_status", job_id=job_id)).text
+        status = await call("job_status", job_id=job_id)
+        assert status.data["placement"].startswith("Slurm job")
+        assert status.data["placement"] in status.text
 
 
 async def test_the_command_line_works_over_it(

@@ -104,6 +104,8 @@ async def test_little_room_is_told_before_there_is_none(
         call = {"job_id": reply.structured_content["job_id"]}
         reply = await client.call_tool("job_status", call)
         assert "MB free; `outlast prune`" in reply.content[0].text  # type: ignore[union-attr]
+        assert reply.structured_content is not None
+        assert "MB free; `outlast prune`" in reply.structured_content["warning"]
         fill(disk, leave_bytes=1 << 20)
         reply = await client.call_tool("launch_job", {"command": ["true"]})
         text = reply.content[0].text  # type: ignore[union-attr]
