@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from jobs import clock
 from jobs.errors import InputUnusableError, JobError
-from jobs.files import open_inside, sync_directory, write_file, write_synced
+from jobs.files import open_inside, open_own, sync_directory, write_file, write_synced
 from jobs.limits import Limits
 from jobs.model import InputFile, Job, LaunchManifest, StartedRecord
 from jobs.paths import Home, JobDir
@@ -31,6 +31,8 @@ Record = TypeVar("Record", bound=BaseModel)
 
 #: A larger file that is used where it lies is recorded without a digest: hashing takes 1 s a GB.
 HASH_IN_PLACE_BYTES = 256 << 20
+#: Of run.json with 200,000 files, whose paths are long, it is less than half.
+MOST_RECORD_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def give_births(home: Home, jobs: list[Job]) -> None:
 
 def read_launch_manifest(job_dir: JobDir) -> LaunchManifest:
     """Raises OSError or ValueError when there is none that can be read."""
-    launched = LaunchManifest.model_validate_json(job_dir.launch_manifest.read_bytes())
+    launched = LaunchManifest.model_validate_json(_content(job_dir.launch_manifest))
     if launched.cwd.endswith(f"/{launched.project}/{launched.job_id}/{job_dir.work.name}"):
         # Its own folder, wherever the state directory is by now.
         return launched.model_copy(update={"cwd": str(job_dir.work)})
@@ -128,9 +130,15 @@ def furnish(job_dir: JobDir, launched: LaunchManifest) -> None:
 def read_record(path: Path, kind: type[Record]) -> Record | None:
     """A record in a job directory; none when it is not there or is not whole."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(_content(path))
     except (OSError, ValueError):
         return None
+
+
+def _content(path: Path) -> bytes:
+    """Of a record; what is longer than any is cut, and so is none."""
+    with open_own(path) as file:
+        return file.read(MOST_RECORD_BYTES)
 
 
 def read_limits(job_dir: JobDir) -> Limits | None:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from jobs.errors import FileNotFoundInJobError, PathRefusedError
 
@@ -21,7 +22,11 @@ def write_durable(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         write_synced(temporary, content, mode=mode)
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except IsADirectoryError:  # the job can have made it; nothing of it is lost
+            path.replace(temporary.with_suffix(".aside"))
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -47,10 +52,32 @@ def write_file(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = 
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that is the owner's alone. Not durable: a crash may lose it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "ab") as file:
+    """Add a line to a file of ours. Not durable: a crash may lose it.
+
+    Raises OSError, also for a link or a FIFO, which a job can have put there.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with _regular(os.open(path, flags | _UNDECEIVED, 0o600), path, "ab") as file:
         file.write(line.encode() + b"\n")
+
+
+def open_own(path: Path) -> BinaryIO:
+    """A file of ours that a job could have replaced, for reading.
+
+    Raises OSError, also for a link, and for a FIFO or device, which is not waited for.
+    """
+    return _regular(os.open(path, os.O_RDONLY | _UNDECEIVED), path, "rb")
+
+
+#: Neither a link is followed nor a FIFO waited for.
+_UNDECEIVED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _regular(fd: int, path: Path, mode: str) -> BinaryIO:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return cast(BinaryIO, os.fdopen(fd, mode))
 
 
 def sync_directory(path: Path) -> None:
@@ -98,8 +125,7 @@ def _open_regular(root: Path, parts: list[str], path: str) -> int:
             deeper = os.open(part, flags, dir_fd=folder)
             os.close(folder)
             folder = deeper
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(parts[-1], flags, dir_fd=folder)
+        fd = os.open(parts[-1], os.O_RDONLY | _UNDECEIVED, dir_fd=folder)
     except FileNotFoundError:
         raise FileNotFoundInJobError(f"There is no file {_shown(path)}.") from None
     except UnicodeEncodeError:

@@ -201,7 +201,8 @@ class Keeper:
             if reader.is_sample_due(elapsed_s or 0.0) or ended:
                 sample = {"at": round(clock.now(), 3), "elapsed_s": round(elapsed_s or 0.0, 3)}
                 sample |= progress.model_dump(exclude_none=True)
-                append_line(job_dir.progress, json.dumps(sample))
+                with contextlib.suppress(OSError):  # no sample is worth an end that is not told
+                    append_line(job_dir.progress, json.dumps(sample))
             await self._store.set_progress(job.id, progress)
 
     async def _beat(self, alive: list[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.errors import JobError
-from jobs.files import open_inside
+from jobs.files import open_inside, open_own
 from jobs.holes import read_data
 from jobs.model import LaunchManifest, Progress
 from jobs.paths import JobDir
@@ -252,7 +252,7 @@ def number(text: str) -> float | None:
 def _first_sample(job_dir: JobDir) -> tuple[float, float] | None:
     """(elapsed seconds, fraction) that was written down first, perhaps by an earlier keeper."""
     try:
-        with job_dir.progress.open("rb") as file:
+        with open_own(job_dir.progress) as file:
             sample = json.loads(file.readline(64 * 1024))
         return float(sample["elapsed_s"]), float(sample["fraction"])
     except (OSError, ValueError, LookupError, TypeError):

@@ -13,6 +13,7 @@ from typing import Any
 from jobs import index
 from jobs.directory import read_launch_manifest, read_record
 from jobs.engines.local import probe
+from jobs.files import open_own
 from jobs.index import Entry
 from jobs.model import CancelWish, JobEvent, LaunchManifest, Progress, RunRecord, StartedRecord
 from jobs.paths import JOB_ID, PROJECT, Home, JobDir
@@ -159,7 +160,7 @@ def _has_supervisor(job_dir: JobDir) -> bool:
 
 def _last_progress(job_dir: JobDir) -> str | None:
     try:
-        with job_dir.progress.open("rb") as file:
+        with open_own(job_dir.progress) as file:
             file.seek(max(0, file.seek(0, 2) - 8192))
             sample = json.loads(file.read().splitlines()[-1])
         for name in ("at", "elapsed_s"):

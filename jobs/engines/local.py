@@ -22,6 +22,7 @@ from jobs.engines.confinement import Confinement
 from jobs.engines.orphans import Orphans, stop_file
 from jobs.engines.shim_system import remove_cgroups
 from jobs.failpoints import reach
+from jobs.files import open_own
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import Home, JobDir
 from jobs.secrets import with_secrets
@@ -97,7 +98,8 @@ class LocalEngine:
     def adopt(self, job_dir: JobDir, on_change: Callable[[], None]) -> Callable[[], None]:
         """Watch the shim's process. On Linux its end wakes us; elsewhere the keeper's polls do."""
         try:
-            pidfd = os.pidfd_open(int(job_dir.lock.read_text(encoding="ascii")))
+            with open_own(job_dir.lock) as lock:
+                pidfd = os.pidfd_open(int(lock.read(9)))
         except (AttributeError, OSError, ValueError):
             return lambda: None
         loop = asyncio.get_running_loop()

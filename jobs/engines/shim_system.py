@@ -23,7 +23,11 @@ def write_file(name: str, content: bytes, publish_as: str = "") -> None:
     finally:
         os.close(fd)
     if publish_as:
-        os.replace(name, publish_as)
+        try:
+            os.replace(name, publish_as)
+        except IsADirectoryError:  # the job can have made it
+            os.rename(publish_as, ".%s.%d.aside" % (publish_as, os.getpid()))
+            os.replace(name, publish_as)
         folder = os.open(".", os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)

@@ -32,6 +32,7 @@ now() {
 publish() {
   printf '%s\n' "$2" 1<>".$1.tmp" && truncate -s $((${#2} + 1)) ".$1.tmp" || return
   sync ".$1.tmp" 2>/dev/null || sync
+  [ ! -d "$1" ] || mv -- "$1" ".$1.$$.aside" # the job can have made it
   mv -f -- ".$1.tmp" "$1" || return
   sync . 2>/dev/null || sync
 }
