@@ -59,6 +59,7 @@ class Found:
     path: str
     size: int
     modified_at: float
+    space: float  #: bytes of the disk that it holds; its share, if it has several names
 
 
 @dataclass
@@ -98,7 +99,9 @@ class Walk:
                         self.others.append(prefix + name)
                     if stat.S_ISREG(status.st_mode):
                         if is_newer(status, self.newer_than):
-                            yield Found(prefix + name, status.st_size, status.st_mtime)
+                            space = 512 * status.st_blocks / status.st_nlink
+                            size, changed = status.st_size, status.st_mtime
+                            yield Found(prefix + name, size, changed, space)
                     elif not stat.S_ISDIR(status.st_mode):
                         self._skip(_file_type(status.st_mode))
                     elif status.st_dev != device:

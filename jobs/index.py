@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -135,19 +135,24 @@ def hold(path: Path) -> int:
 def replace(path: Path, inode: int, fill: Fill) -> None:
     """Make the index anew if there is none, or if its file is still the one with `inode`. Blocks.
 
-    Killed in between, whoever opens the index next makes it.
+    Killed in between, whoever opens the index next makes it; failing, the old one is there again.
     """
-    old = None
+    was = path.with_name(f".{path.name}.was")  # nobody shall go on with it meanwhile
     lock = -1
     try:
         lock = _lock(path, fcntl.LOCK_EX)
         if _is_there(path):
             if path.stat().st_ino != inode:
                 return
-            old = path.resolve()
-            log.warning("making %s anew; the old one is %s", path, old.name)
-        path.unlink(missing_ok=True)
-        _make(path, fill, keep=old)
+            log.warning("making %s anew; the old one is %s", path, path.resolve().name)
+            path.replace(was)
+        try:
+            _make(path, fill, keep=was.resolve())
+        except BaseException:
+            with suppress(FileNotFoundError):
+                was.replace(path)
+            raise
+        was.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:
         raise refusal(path, error, "made anew") from None
     finally:
@@ -204,13 +209,31 @@ def _lock(path: Path, how: int) -> int:
             time.sleep(0.01)
 
 
-def _make(path: Path, fill: Fill, keep: Path | None = None) -> None:
+def _make(path: Path, fill: Fill, keep: Path) -> None:
     """A new file, to which `path` is a link once it is whole; others but `keep` are removed.
 
     The name of each file is new, because a process that closes an old one removes its
     write-ahead log by name.
     """
     file = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        _write(file, fill)
+    except BaseException:
+        for end in ("", "-wal", "-shm"):  # a full disk has no room for half of one
+            file.with_name(file.name + end).unlink(missing_ok=True)
+        raise
+    link = path.with_name(f".{path.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(file.name)
+    link.replace(path)
+    sync_directory(path.parent)
+    reach("server.index_published")
+    for other in path.parent.glob(f"{path.name}.*"):
+        if other.name.partition("-")[0] not in (file.name, keep.name):
+            other.unlink(missing_ok=True)
+
+
+def _write(file: Path, fill: Fill) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         file.chmod(0o600)
         db.execute("PRAGMA journal_mode=WAL")
@@ -223,15 +246,6 @@ def _make(path: Path, fill: Fill, keep: Path | None = None) -> None:
     reach("server.index_filled")
     with file.open("rb") as whole:
         os.fsync(whole.fileno())
-    link = path.with_name(f".{path.name}.link")
-    link.unlink(missing_ok=True)
-    link.symlink_to(file.name)
-    link.replace(path)
-    sync_directory(path.parent)
-    reach("server.index_published")
-    for other in path.parent.glob(f"{path.name}.*"):
-        if other.name.partition("-")[0] not in (file.name, keep and keep.name):
-            other.unlink(missing_ok=True)
 
 
 def _insert(db: sqlite3.Connection, entry: Entry) -> None:

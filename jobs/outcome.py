@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -149,11 +150,12 @@ def cancelled_because(reason: str | None) -> str | None:
     return f"Cancelled: {reason}" if reason else None
 
 
-def missing_outputs(scan: ArtifactScan) -> list[str]:
-    """Required outputs that are not there; none are said missing when not all was seen."""
-    if scan.truncated:
-        return []
-    return [output.path for output in scan.expected if output.required and not output.present]
+def missing_outputs(scan: ArtifactScan) -> tuple[list[str], list[str]]:
+    """Required outputs that are not there, and those of which that cannot be known: globs, when
+    not all files were seen."""
+    absent = [output.path for output in scan.expected if output.required and not output.present]
+    unknown = [path for path in absent if scan.truncated and glob.has_magic(path)]
+    return [path for path in absent if path not in unknown], unknown
 
 
 def gather(launched: LaunchManifest, job_dir: JobDir, scan: ArtifactScan) -> Evidence:
@@ -173,14 +175,17 @@ def gather(launched: LaunchManifest, job_dir: JobDir, scan: ArtifactScan) -> Evi
     rules = launched.rules
     failures = [(rule.meaning, line) for rule in rules.failures if (line := match(rule))]
     absent = [rule.meaning for rule in rules.success if match(rule) is None]
+    missing, unknown = missing_outputs(scan)
+    doubts = [f"not all files could be looked at: {path} may be missing" for path in unknown]
+    doubts += [rule.meaning for rule in rules.warnings if match(rule)]
     return Evidence(
         failure=failures[0][0] if failures else None,
         no_success=absent[0] if absent else None,
-        missing=missing_outputs(scan),
+        missing=missing,
         error=shown(failures[0][1], ERROR_CHARACTERS)
         if failures
         else find_error_line(launched, job_dir),
-        warnings=[rule.meaning for rule in rules.warnings if match(rule)][:MOST_WARNINGS],
+        warnings=doubts[:MOST_WARNINGS],
         summary=read_summary(launched),
         resumable=is_resumable(launched),
     )

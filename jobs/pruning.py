@@ -21,7 +21,7 @@ from jobs.store import Store
 @dataclass(frozen=True)
 class Prunable:
     job: Job
-    size: int  #: bytes that removing the job's directory frees
+    size: int  #: bytes of the disk that the job's directory holds
 
 
 class Pruner:
@@ -79,7 +79,7 @@ class Pruner:
 
     def _size(self, job: Job) -> int:
         root = self._home.job(job.project, job.id).root
-        return sum(file.size for file in Walk(root).files())
+        return round(sum(file.space for file in Walk(root).files()))
 
 
 def _empty(folder: Path) -> None:

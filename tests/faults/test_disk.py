@@ -13,6 +13,7 @@ import pytest
 from jobs.errors import DiskFullError, StateDirectoryError
 from jobs.keeping import CANCEL, send
 from jobs.paths import Home
+from jobs.rebuild import rebuild
 from jobs.service import Service
 from jobs.states import State
 from server.wiring import open_service
@@ -92,6 +93,24 @@ async def test_a_full_disk_can_be_pruned(disk: Path) -> None:
         assert not service.directory(job).root.exists()
         assert (await service.job(other.id)).state is State.FAILED
         assert (await launch(service, "true", wait_s=15)).state is State.COMPLETED
+
+
+async def test_an_index_that_cannot_be_made_anew_is_the_old_one(disk: Path) -> None:
+    async with open_service() as service:
+        job = await launch(service, "true", wait_s=15)
+        await until(lambda: keeper_pid(disk) is None)
+        filler = fill(disk)
+        before = sorted(path.name for path in disk.glob("*outlast.db*"))
+        for _ in range(2):
+            with pytest.raises(DiskFullError):
+                rebuild(Home(disk))
+        assert sorted(path.name for path in disk.glob("*outlast.db*")) == before
+        assert (await service.job(job.id)).state is State.COMPLETED
+    async with open_service() as service:
+        assert (await service.job(job.id)).state is State.COMPLETED
+        filler.unlink()
+        rebuild(Home(disk))
+        assert (await service.job(job.id)).state is State.COMPLETED
 
 
 async def test_little_room_is_told_before_there_is_none(

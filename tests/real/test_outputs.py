@@ -31,6 +31,18 @@ async def test_in_a_folder_of_its_own(
     assert (await bash(service, script, outputs=[output], wait_s=10)).state is state
 
 
+async def test_what_is_too_deep_to_be_seen_hides_nothing_that_is_missing(service: Service) -> None:
+    deep = f"mkdir -p {'d/' * 40}; touch {'d/' * 40}x.dat"
+    job = await bash(service, deep, outputs=["result.csv"], wait_s=10)
+    assert job.state is State.FAILED
+    assert "a required output is missing: result.csv" in (job.outcome.reason or "")
+    job = await bash(service, f"{deep}; touch result.csv", outputs=["result.csv"], wait_s=10)
+    assert (job.state, job.outcome.warnings) == (State.COMPLETED, [])
+    job = await bash(service, deep, outputs=["*.dat"], wait_s=10)
+    assert job.state is State.COMPLETED
+    assert job.outcome.warnings == ["not all files could be looked at: *.dat may be missing"]
+
+
 async def test_in_a_given_folder_only_what_the_job_made_counts(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -323,7 +323,7 @@ async def _all_is_clean(world: World, case: Case, service: Service, job: Job) ->
         for path in world.home.rglob("*")
         if path.name.startswith((".new-", ".gone-"))
         or path.name.endswith(".tmp")
-        or path.name in ("secrets.json", ".outlast.db.link")
+        or path.name in ("secrets.json", ".outlast.db.link", ".outlast.db.was")
     ]
     indexes = [path for path in world.home.glob("outlast.db.*") if "-" not in path.name]
     left += [path.name for path in indexes[1:]]
