@@ -114,6 +114,8 @@ class Keeper:
             try:
                 if await self._tend(job):
                     alive.append(job.id)
+            except DiskFullError as error:  # another job may be what fills it, and is to be ended
+                log.error("%s: %s", job.id, error)
             except StateDirectoryError:
                 raise
             except Exception:

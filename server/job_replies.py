@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # none of these is needed to tell a client what tools there a
     from jobs.model import Artifact
 
 
+#: The keeper looks every few seconds, and writes it down every ten.
+UNSEEN_S = 60.0
+
+
 def poll_after_s(job: Job) -> float | None:
     """When it is worth asking again: a quarter of the time that is left, or that has passed."""
     if job.is_final:
@@ -56,6 +60,9 @@ def headline(job: Job) -> str:
             text = f"waiting in {job.engine}: {job.wait_reason}" if job.wait_reason else "starting"
         case State.RUNNING | State.CANCELLING:
             text = f"{job.state} for {duration(elapsed or 0)}"
+            unseen = clock.now() - (job.heartbeat_at or clock.now())
+            if unseen > UNSEEN_S:
+                text += f", last seen alive {duration(unseen)} ago"
         case _:
             text = f"{job.state}"
             if job.state is State.COMPLETED:

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ DEFAULT_GRACE_S = 10.0
 class Trace:
     """What tells a process from one that has its number later, and what it has to do with a job."""
 
+    pid: int
     parent: int
     group: int
     ticks: str
@@ -54,10 +55,11 @@ class Orphans:
         if sighting.phase is Phase.ORPHANED:
             self._enforce_limit(job_dir, started)
         elif sighting.phase is Phase.VANISHED:
-            await self._kill(job_dir, started)
-            if job_dir.root in self._overdue:
-                detail = f"{sighting.detail}; {self._overdue[job_dir.root]}"
-                return replace(sighting, detail=detail)
+            details = [sighting.detail, self._overdue.get(job_dir.root)]
+            if survivors := await self._kill(job_dir, started):
+                pids = ", ".join(map(str, survivors))
+                details.append(f"even SIGKILL did not end the processes {pids}")
+            return replace(sighting, detail="; ".join(filter(None, details)))
         return sighting
 
     async def end(
@@ -78,6 +80,8 @@ class Orphans:
                 if time.monotonic() >= deadline:
                     break
                 await asyncio.sleep(0.05)
+            # Now, while they are at hand: without its leader the group is not found again.
+            _kill_all(family)
         await self._kill(job_dir, started)
 
     def _enforce_limit(self, job_dir: JobDir, started: StartedRecord) -> None:
@@ -96,20 +100,20 @@ class Orphans:
         self._enders[job_dir.root] = task
         task.add_done_callback(lambda _: self._enders.pop(job_dir.root))
 
-    async def _kill(self, job_dir: JobDir, started: StartedRecord) -> None:
-        """Kill all that can be found of it, until nothing is and its cgroups are gone."""
+    async def _kill(self, job_dir: JobDir, started: StartedRecord) -> list[int]:
+        """Kill all that can be found of it, until nothing is and its cgroups are gone; gives the
+        pids of what would not end in SWEEP_S."""
         cgroups = self._confinement.folders(job_dir, started.cgroups)
         give_up_at = time.monotonic() + SWEEP_S
         while True:
             kill_cgroups(cgroups)
             with _closing(await asyncio.to_thread(self._find, job_dir, started)) as family:
-                for number in (signal.SIGSTOP, signal.SIGKILL):  # none outruns the loop by forking
-                    _send(family, number)
-                empty = not family
+                _kill_all(family)
+                left = sorted(trace.pid for trace in family.values())
             # The kernel removes no cgroup that somebody is in.
             gone = await asyncio.to_thread(remove_cgroups, cgroups, tries=10)
-            if (empty and gone) or time.monotonic() > give_up_at:
-                return
+            if (gone and not left) or time.monotonic() > give_up_at:
+                return left
 
     def _find(self, job_dir: JobDir, started: StartedRecord) -> dict[int, Trace]:
         """Pidfds of its living processes: its cgroups, whoever has its mark, the command with its
@@ -175,13 +179,18 @@ def _trace(pid: int, cgroup: str, job_dir: JobDir) -> Trace | None:
     with suppress(OSError):  # another user's
         mark = b"OUTLAST_JOB_DIR=" + os.fsencode(job_dir.root)
         marked = marked or mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return Trace(int(fields[1]), int(fields[2]), fields[19].decode(), marked)
+    return Trace(pid, int(fields[1]), int(fields[2]), fields[19].decode(), marked)
 
 
 def _send(pidfds: Iterable[int], number: int) -> None:
     for pidfd in pidfds:
         with suppress(OSError):
             signal.pidfd_send_signal(pidfd, number)
+
+
+def _kill_all(pidfds: Collection[int]) -> None:
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, none outruns us by forking
+        _send(pidfds, number)
 
 
 def _some_live(pidfds: Iterable[int]) -> bool:

@@ -6,13 +6,16 @@ import asyncio
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobs.engines.base import Engine, Phase
+from jobs.engines.local import LocalEngine
 from jobs.limits import Bounds
 from jobs.paths import JobDir
 from tests.support.engines import end_of, job, seen, start, submit
-from tests.support.processes import kill, shim_pids
+from tests.support.processes import is_running, kill, shim_pids
+from tests.support.wait import until
 
 pytestmark = pytest.mark.parametrize("new_engine", ["local"], indirect=True)
 
@@ -58,3 +61,21 @@ async def test_an_end_that_nobody_wrote_down_is_no_end_that_is_known(
     await seen(engine, job_dir, Phase.ORPHANED)
     kill(started.pid)
     await seen(engine, job_dir, Phase.VANISHED)
+
+
+async def test_who_outlives_its_leader_in_the_group_of_an_orphan_is_ended(
+    engine: Engine, job_dir: JobDir, home: Path
+) -> None:
+    """Without a cgroup, and without the job's environment: only its group tells."""
+    assert isinstance(engine, LocalEngine)
+    engine._confinement._places = []
+    deaf = "trap '' TERM; while :; do sleep 0.1; done"
+    await start(engine, job(job_dir, f'env -i bash -c "{deaf}" & echo $!; exec sleep 60'), job_dir)
+    await until(lambda: job_dir.stdout.read_text(encoding="utf-8"))
+    deaf_pid = int(job_dir.stdout.read_text(encoding="utf-8"))
+    await until(lambda: psutil.Process(deaf_pid).cmdline()[0] == "bash")
+    kill(*shim_pids(home))
+    await seen(engine, job_dir, Phase.ORPHANED)
+    await engine.stop(job_dir, grace_s=0.3)
+    await seen(engine, job_dir, Phase.VANISHED)
+    await until(lambda: not is_running(deaf_pid))

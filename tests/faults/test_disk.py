@@ -5,23 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from jobs.batching import LOCAL
+from jobs.cancel import wish_cancel
+from jobs.engines.local import LocalEngine
 from jobs.errors import DiskFullError, StateDirectoryError
+from jobs.keeper import Keeper
 from jobs.keeping import CANCEL, send
+from jobs.model import Progress
 from jobs.paths import Home
-from jobs.rebuild import rebuild
+from jobs.rebuild import entries, rebuild
 from jobs.service import Service
+from jobs.settings import load_settings
 from jobs.states import State
+from jobs.store import Store
 from server.wiring import open_service
 from tests.support.launching import bash, launch
 from tests.support.mounts import fill, mount, small_disk
 from tests.support.processes import end_all_of, is_running, keeper_pid, kill, shim_pids
 from tests.support.server import stdio_server
-from tests.support.wait import ended, until
+from tests.support.wait import ended, in_state, until
 
 
 @pytest.fixture
@@ -69,6 +77,47 @@ async def test_a_job_that_fills_the_disk_can_be_cancelled(disk: Path) -> None:
         await until(lambda: not shim_pids(disk))
         big.unlink()
         assert (await ended(service, job.id)).state is State.CANCELLED
+
+
+class FullFor(Store):
+    """An index that has no more room for what is told of one job."""
+
+    job_id = ""
+
+    async def set_progress(self, job_id: str, progress: Progress) -> None:
+        if job_id == self.job_id:
+            raise DiskFullError("The disk is full.")
+        await super().set_progress(job_id, progress)
+
+
+async def test_a_job_that_cannot_be_noted_keeps_no_other_from_being_ended(
+    service: Service, home: Path
+) -> None:
+    talks = await bash(service, "while :; do echo outlast: progress 0.$RANDOM; sleep 0.1; done")
+    fills = await launch(service, "sleep", "600")
+    await in_state(service, fills.id, State.RUNNING)
+    kill(keeper_pid(home) or 0)
+    settings = load_settings()
+    store = await FullFor.open(Home(home).database, lambda: entries(Home(home)))
+    store.job_id = talks.id
+    engine = LocalEngine(Home(home).wake, [sys.executable, "-c", "pass"])
+    keeper = Keeper(store=store, engines={LOCAL: engine}, home=Home(home), settings=settings)
+    try:
+        wished = await store.get(fills.id)
+        assert wished is not None
+        await wish_cancel(store, Home(home), wished, reason=None, grace_s=0)
+
+        said = service.directory(talks).stdout
+
+        async def has_ended() -> bool:
+            before = said.stat().st_size
+            await until(lambda: said.stat().st_size > before)  # so that each pass has to note it
+            await keeper._pass_or_pause()
+            return service.directory(fills).exit.exists()
+
+        await until(has_ended)
+    finally:
+        await store.close()
 
 
 async def test_a_wish_that_cannot_be_written_down_is_carried_out(

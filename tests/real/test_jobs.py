@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs import clock
 from jobs.errors import IdempotencyConflictError, JobError
-from jobs.model import LaunchRequest
+from jobs.model import Job, LaunchRequest
 from jobs.paths import Home
 from jobs.service import Service
 from jobs.states import State
+from server.job_replies import headline
 from server.wiring import open_service
 from tests.support.launching import PYTHON, bash, launch
 from tests.support.processes import all_of, keeper_pid
@@ -269,3 +271,18 @@ async def test_nothing_is_left_of_a_refused_launch(service: Service, home: Path)
             await service.launch(request, client=None)
     assert list(Home(home).jobs.rglob("*")) == []
     assert (await service.list_jobs()).jobs == []
+
+
+async def test_a_job_that_nobody_has_looked_at_for_long_says_so(service: Service) -> None:
+    job = await launch(service, "sleep", "60")
+
+    async def was_seen() -> Job | None:
+        now = await service.job(job.id)
+        return now if now.heartbeat_at else None
+
+    seen = await until(was_seen)
+    assert seen is not None
+    assert "last seen alive" not in headline(seen)
+    long_ago = seen.model_copy(update={"heartbeat_at": clock.now() - 95})
+    assert "running for" in headline(long_ago)
+    assert "last seen alive 1 min 35 s ago" in headline(long_ago)
