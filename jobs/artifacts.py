@@ -68,13 +68,14 @@ class Walk:
 
     root: Path
     newer_than: float | None = None  #: leave out what was changed before this time
+    seconds: float = MAX_SECONDS  #: give up after so long
     truncated: bool = False
 
     def __post_init__(self) -> None:
         self.skipped: dict[str, int] = {}
         self.others: list[str] = []  #: paths of the folders and links that were met
         self._entries = 0
-        self._give_up_at = time.monotonic() + MAX_SECONDS
+        self._give_up_at = time.monotonic() + self.seconds
 
     def files(self) -> Iterator[Found]:
         """No link is followed, be it the root itself, and no other file system entered."""
@@ -132,8 +133,10 @@ def scan(
     *,
     started_at: float | None,
     hash_limit_bytes: int | None = None,
+    seconds: float = MAX_SECONDS,
 ) -> ArtifactScan:
-    """What the job has left so far, and which expected outputs are there. Blocks.
+    """What the job has left so far, and which expected outputs are there. Blocks, for `seconds` and
+    what hashing takes.
 
     In a working directory of the job's own every file counts; elsewhere those changed since the
     start. With `hash_limit_bytes`, files of so many bytes in all get a sha256.
@@ -142,7 +145,7 @@ def scan(
     since = None if own or started_at is None else started_at - _CLOCK_SLACK_S
     if not own and started_at is None:
         return ArtifactScan(artifacts=[], expected=[], total_size=0)
-    walk = Walk(Path(launched.cwd), newer_than=since)
+    walk = Walk(Path(launched.cwd), newer_than=since, seconds=seconds)
     found = list(walk.files())
     artifacts = []
     for file in found:

@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 PROOF_OF_LIFE_S = 2.0  #: how long a launch waits to be told that the command runs
 MAX_LINES = 1000
 ARTIFACT_PAGE = 15
+SCAN_S = 5.0  #: of a list while the job runs; at its end there is more time
+LISTED_S = 60.0  #: how long a list is kept for those who read its further pages
 MOST_HIGHLIGHTS = 6
 HIGHLIGHT_BYTES = 1 << 20  #: a longer run record is not read for them
 
@@ -73,6 +75,7 @@ class Service(Enquiries):
         super().__init__(store=store, home=settings.state, keeper_command=keeper_command)
         self._settings = settings
         self._manifests = manifests
+        self._listed: dict[tuple[str, bool], ArtifactScan] = {}
         self.pruner = Pruner(store=store, home=self._home)
 
     async def launch(
@@ -224,7 +227,13 @@ class Service(Enquiries):
         check_glob("pattern", pattern or "")
         skip = parse_number(cursor, "list_artifacts") or 0
         job = await self.job(job_id)
-        found = await asyncio.to_thread(self._scan, job)
+        key = (job.id, job.is_final)
+        found = self._listed.get(key) if cursor else None
+        if found is None:
+            found = await asyncio.to_thread(self._scan, job)
+            # Its further pages are of the same look, which costs as much as there are files.
+            self._listed = {key: found}
+            asyncio.get_running_loop().call_later(LISTED_S, self._listed.clear)
         chosen = [
             artifact
             for artifact in found.artifacts
@@ -240,7 +249,7 @@ class Service(Enquiries):
         if record is not None:
             return record.artifacts
         launched, job_dir = self._launched(job)
-        return artifacts.scan(launched, job_dir, started_at=job.started_at)
+        return artifacts.scan(launched, job_dir, started_at=job.started_at, seconds=SCAN_S)
 
     async def read_artifact(
         self, job_id: str, path: str, part: Part | None = None

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.model import ArtifactPage
 from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import PYTHON, bash, launch
-from tests.support.wait import ended
+from tests.support.wait import ended, until
 
 COUNT = 100_000
 
@@ -21,6 +22,32 @@ for folder in range({COUNT} // 1000):
     for file in range(1000):
         os.close(os.open(f"{{folder}}/{{file}}", os.O_CREAT | os.O_WRONLY))
 """
+
+
+async def test_the_pages_of_a_list_are_of_one_look(service: Service) -> None:
+    waits = "until [ -e go ]; do sleep 0.05; done"
+    script = f"touch $(seq -w 1 40); {waits}; rm 1* 2*; touch b; sleep 60"
+    job = await bash(service, script)
+
+    async def pages(first: ArtifactPage) -> list[str]:
+        found, page = list(first.artifacts), first
+        while cursor := page.cursor_after(len(page.artifacts)):
+            page = await service.list_artifacts(job.id, cursor=cursor)
+            found += page.artifacts
+        return [artifact.path for artifact in found]
+
+    async def listed(count: int) -> ArtifactPage | None:
+        page = await service.list_artifacts(job.id)
+        return page if page.matching == count else None
+
+    first = await until(lambda: listed(40))
+    assert first is not None
+    (service.directory(job).work / "go").touch()
+    await until(lambda: (service.directory(job).work / "b").exists())
+    assert await pages(first) == [f"{number:02}" for number in range(1, 41)]
+    first = await until(lambda: listed(22))
+    assert first is not None
+    assert len(await pages(first)) == 22
 
 
 @pytest.mark.slow
