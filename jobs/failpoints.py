@@ -36,6 +36,9 @@ POINTS = {
     "shim.started_recorded": "`started` is on the disk; the gate is still shut",
     "shim.gate_opened": "the command may run",
     "keeper.alive_stored": "the job is stored as running",
+    # watch, at each look and after the end
+    "keeper.log_trimmed": "a log that was too long has a hole",
+    "keeper.sample_written": "`progress.jsonl` has a further sample",
     # cancel and time limit
     "server.wish_written": "`cancel.json` is on the disk",
     "server.wish_stored": "the wish is in the index",

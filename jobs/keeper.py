@@ -205,6 +205,7 @@ class Keeper:
                 sample |= progress.model_dump(exclude_none=True)
                 with contextlib.suppress(OSError):  # no sample is worth an end that is not told
                     append_line(job_dir.progress, json.dumps(sample))
+                    reach("keeper.sample_written")
             await self._store.set_progress(job.id, progress)
 
     async def _beat(self, alive: list[str]) -> None:

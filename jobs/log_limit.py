@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from jobs.failpoints import reach
 from jobs.model import Job
 from jobs.paths import Home, JobDir
 
@@ -84,6 +85,7 @@ class LogLimit:
             end = (found.st_size - limit // 4) // block * block
             if end > begin:
                 punch_hole(fd, begin, end)
+                reach("keeper.log_trimmed")
         except OSError as error:
             if not self._cannot_trim:
                 self._cannot_trim = True

@@ -37,6 +37,7 @@ DAEMON = "setsid sleep 300 & "
 STORY = 'say() {{ echo "$1 $OUTLAST_JOB_ID $2" >> {witness}; }}; say start; '
 BODIES = {
     "run": DAEMON + "sleep 0.2; say end 7; exit 7",
+    "watch": "head -c 3000000 /dev/zero; echo; echo outlast: progress 0.5; say end 7; exit 7",
     "limit": DAEMON + "sleep 300; say end 0",
     "cancel": DAEMON + "sleep 300; say end 0",
     "queued": "say end 7; exit 7",
@@ -78,6 +79,7 @@ class Seen:
 #: What comes of a job that nothing disturbs.
 UNDISTURBED = {
     "run": Seen("failed", 7, 1, 1),
+    "watch": Seen("failed", 7, 1, 1),
     "limit": Seen("timed_out", None, 1, 0),
     "cancel": Seen("cancelled", None, 1, 0),
     "queued": Seen("cancelled", None, 0, 0),
@@ -131,6 +133,7 @@ class World:
             "OUTLAST_CORES": "1",
             "OUTLAST_KEEPER_IDLE_S": "0.3",
             "OUTLAST_GRACE_S": "0.2",
+            "OUTLAST_LOG_LIMIT_MB": "1",
         }
         with mock.patch.dict(os.environ, settings):
             try:
@@ -193,7 +196,7 @@ async def run_case(world: World, case: Case) -> Seen:
 
 async def _prepare(world: World, case: Case, service: Service) -> Job | None:
     """What has to be there before the step is armed."""
-    if case.scenario in ("run", "limit"):
+    if case.scenario in ("run", "watch", "limit"):
         return None
     if case.scenario == "queued":  # something else holds the only core
         blocker = LaunchRequest(command=["sleep", "300"])

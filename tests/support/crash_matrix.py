@@ -50,6 +50,7 @@ REACHES = {
         "keeper.end_seen",
         *_END,
     ],
+    "watch": ["keeper.log_trimmed", "keeper.sample_written"],
     "cancel": [
         "server.wish_written",
         "server.wish_stored",
@@ -81,6 +82,8 @@ ERRORS = {
     "shim.forked": "EMFILE",
     "shim.started_recorded": "EIO",
     "keeper.alive_stored": "EIO",
+    "keeper.log_trimmed": "EIO",
+    "keeper.sample_written": "ENOSPC",
     "server.wish_written": "ENOSPC",
     "server.index_filled": "ENOSPC",
     "server.index_published": "EIO",
