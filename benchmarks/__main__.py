@@ -16,6 +16,7 @@ from benchmarks.ground import ROOT, end_on_sigterm, say
 PAGE = ROOT / "docs" / "performance.md"
 MEASUREMENTS: dict[str, Callable[[Path], Awaitable[list[table.Row]]]] = {
     "launch": launching.launch_reply,
+    "sweep": launching.sweep_reply,
     "thousand": launching.thousand_jobs,
     "idle": running.idle_jobs,
     "log": running.large_log,

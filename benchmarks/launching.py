@@ -7,11 +7,22 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks.ground import OUTLAST, client_of, completed, launch, say, seconds, service_of
+from benchmarks.ground import (
+    OUTLAST,
+    client_of,
+    completed,
+    launch,
+    ours,
+    say,
+    seconds,
+    service_of,
+    state_directory,
+)
 from benchmarks.table import Row, paired
 from jobs.service import Service
 
 LAUNCHES = 60
+SWEPT, SWEEPS = 200, 5
 JOBS = 1000
 SLOTS = 2
 #: About as long as the record of a launch.
@@ -66,6 +77,38 @@ async def launch_reply(folder: Path) -> list[Row]:
     ]
 
 
+async def sweep_reply(folder: Path) -> list[Row]:
+    """One call that launches many jobs, against as many durable files; five times, in turn."""
+    say(f"sweep: a call that launches {SWEPT} jobs, {SWEEPS} times ...")
+    values: list[float] = []
+    limits: list[float] = []
+    with state_directory(folder, cores=SLOTS, keeper_idle_s=0.5) as home:
+        async with client_of(*OUTLAST) as (client, _):
+            for number in range(SWEEPS + 1):
+                wish = {
+                    "manifest": "shell-script",
+                    "params": {"script": "true"},
+                    "sweep": {"args": [[str(value)] for value in range(SWEPT)]},
+                }
+                begin = time.perf_counter()
+                reply = await client.call_tool("launch_job", wish)
+                took = time.perf_counter() - begin
+                assert reply.structured_content is not None, reply.content
+                if sum(reply.structured_content["counts"].values()) != SWEPT:
+                    raise RuntimeError(str(reply.content))
+                job_id = reply.structured_content["job_id"]
+                await client.call_tool("cancel_job", {"job_id": job_id})
+                while any(process for process in ours(home)):  # the keeper has left
+                    await asyncio.sleep(0.1)
+                limit = seconds(lambda: write_many(home, SWEPT))
+                if number:  # the first reads the manifests
+                    values.append(took)
+                    limits.append(limit)
+    against = f"{SWEPT} new files, each as above"
+    what = f"reply to a sweep of {SWEPT} jobs, by an MCP client"
+    return [paired(what, values, limits, unit="s", against=against, at_most=2)]
+
+
 async def _quiet(service: Service, job_id: str) -> None:
     """Wait till the job has ended and nothing of it goes on beside the next measurement."""
     await completed(service, await service.job(job_id))
@@ -83,6 +126,11 @@ def write_durably(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(fd)
     os.close(fd)
+
+
+def write_many(folder: Path, count: int) -> None:
+    for _ in range(count):
+        write_durably(folder)
 
 
 async def thousand_jobs(folder: Path) -> list[Row]:
