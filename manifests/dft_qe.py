@@ -262,6 +262,12 @@ def fault(log: Log, code: int, pw: PwInput) -> ScriptError | None:
             " lower mixing_beta in the input",
             EXIT_FAILED,
         )
+    if "gave_up" in log.seen:
+        return ScriptError(
+            "pw.x gave up the relaxation before it converged; lower conv_thr_ry, so that forces are"
+            " more exact, or start from another structure, such as the last one in pw.out",
+            EXIT_FAILED,
+        )
     if "out_of_steps" in log.seen:
         return ScriptError(
             f"the relaxation did not converge within {len(log.steps)} ionic steps; raise"

@@ -28,7 +28,9 @@ _LINES = {
     "unconverged": re.compile(r"^\s+(convergence NOT achieved after\s+\d+ iterations)"),
     "force": re.compile(rf"^\s+Total force =\s+{_NUMBER}"),
     "pressure": re.compile(rf"\(kbar\)\s+P=\s*{_NUMBER}"),
-    "relaxed": re.compile(r"^\s+(?:End of BFGS Geometry|bfgs converged)"),
+    "relaxed": re.compile(r"^\s+bfgs converged in"),
+    # Before 7.0 pw.x says "converged" all the same; "End of BFGS" it says in any case.
+    "gave_up": re.compile(r"^\s+(?:history already reset at previous step|bfgs failed after)"),
     "out_of_steps": re.compile(r"^\s+The maximum number of steps has been reached"),
     "stopped": re.compile(r"^\s+Program stopped by user request"),
     "in_scf": re.compile(r"^\s+Calculation stopped in scf loop at iteration #\s*(\d+)"),

@@ -49,6 +49,10 @@ Si 0.25 0.25 0.25
 K_POINTS automatic
 3 3 3 0 0 0
 """
+#: A step must be at least 0.4 bohr long: near the minimum none is right.
+GIVEN_UP = RELAX.replace("&CONTROL", "&CONTROL forc_conv_thr = 1e-6,").replace(
+    "&IONS", "&IONS trust_radius_ini = 0.5, trust_radius_min = 0.4,"
+)
 
 
 def iterations(rows: list[dict[str, str]]) -> list[int]:
@@ -110,6 +114,21 @@ async def test_job_done_is_no_success_and_more_iterations_go_on(service: Service
     assert rows[:3] == ran.table("scf.csv")
     assert iterations(rows) == list(range(1, len(rows) + 1))
     assert more.json()["total_energy_ry"] == pytest.approx(-15.76618248, abs=NEAR_RY)
+
+
+async def test_a_relaxation_that_was_given_up_is_no_success(
+    service: Service, tmp_path: Path
+) -> None:
+    given = tmp_path / "relax.in"
+    given.write_text(GIVEN_UP, encoding="utf-8")
+    ran = await run(service, "dft-qe", params={"input": str(given), "kpoints": [2, 2, 2]})
+    assert "bfgs converged in" in (ran.work / "pw.out").read_text(encoding="utf-8")
+    assert ran.job.state is State.FAILED
+    assert ran.job.outcome.exit_code == 65
+    assert ran.job.outcome.error is not None
+    assert "pw.x gave up the relaxation" in ran.job.outcome.error
+    assert ran.json()["converged"] is False
+    assert ran.json()["total_force_ry_per_bohr"] > 1e-3
 
 
 async def test_cancel_keeps_a_checkpoint_and_the_run_goes_on(service: Service) -> None:
