@@ -130,13 +130,12 @@ class Report:
         self._began_s = time.monotonic()
         self._written_s = self._told = -1.0
         self.rows: list[Row] = []
-        *earlier, (self.first, present) = segments(out)
-        for _, path in earlier:
-            self._add(Log(path))
-        # What a killed run wrote after its last checkpoint comes again.
-        while self.rows and _step(self.rows[-1]) > self.first:
-            self.rows.pop()
-        self._log = Log(present)
+        for self.first, path in segments(out):
+            # What a killed run wrote after its last checkpoint comes again.
+            while self.rows and _step(self.rows[-1]) > self.first:
+                self.rows.pop()
+            self._log = Log(path)
+            self._add(self._log)
 
     def wall_s(self) -> float:
         """Since this start."""

@@ -79,3 +79,26 @@ def test_a_relaxation_has_converged_only_if_pw_does_not_say_otherwise(
     rules = load(MANIFESTS / "dft-qe.toml").file.failure
     told = [rule for rule in rules if rule.source == "pw.out" and re.search(rule.regex, text)]
     assert bool(told) == (says not in (None, "before it converged"))
+
+
+# ---- LAMMPS --------------------------------------------------------------------------------------
+
+
+def lammps_log(out: Path, steps: range, start: int) -> None:
+    """A log of a start at step `steps.start`, its rows marked with the number of the start."""
+    rows = "".join(f"{step:10d} {start}\n" for step in steps)
+    text = f"units metal\nPer MPI rank memory allocation (min/avg/max) = 3\n Step Temp\n{rows}"
+    (out / f"log.{steps.start:09d}.lammps").write_text(text, encoding="utf-8")
+
+
+def test_thermo_rows_of_runs_that_were_killed_come_once(tmp_path: Path) -> None:
+    lammps_report = importlib.import_module("lammps_report")
+    lammps_log(tmp_path, range(0, 3600, 100), 1)  # killed; its last checkpoint is of 3000
+    lammps_log(tmp_path, range(3000, 5100, 100), 2)  # stopped
+    lammps_log(tmp_path, range(5000, 5400, 100), 3)  # killed; its last checkpoint is of 5100
+    lammps_log(tmp_path, range(5100, 5300, 100), 4)
+    report = lammps_report.Report(tmp_path, 9000)
+    report.update()
+    columns = report.columns()
+    assert columns["step"] == list(range(0, 5300, 100))
+    assert columns["temperature_k"] == [1] * 30 + [2] * 20 + [3] + [4] * 2
