@@ -38,7 +38,6 @@ from molecule_support import (
     SYMBOLS,
     Molecule,
     check_electrons,
-    check_same_model,
     read_xyz,
 )
 from pyscf import dft, gto, lib, scf
@@ -48,6 +47,7 @@ from pyscf.geomopt import geometric_solver
 from script_support import (
     DATA,
     ScriptError,
+    check_same_model,
     exit_code,
     listen_for_stop,
     positive_float,

@@ -21,7 +21,6 @@ be read or written; 75 stopped on request.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import shutil
 import signal
@@ -39,6 +38,7 @@ from script_support import (
     DATA,
     ScriptError,
     exit_code,
+    file_sha256,
     listen_for_stop,
     positive_float,
     positive_int,
@@ -226,8 +226,7 @@ def run(options: argparse.Namespace) -> bool:
         "calculation": pw.calculation,
         "processes": options.processes,
         "pseudopotentials_sha256": {
-            name: hashlib.sha256((options.out / "pseudo" / name).read_bytes()).hexdigest()
-            for name in pw.pseudopotentials
+            name: file_sha256(options.out / "pseudo" / name) for name in pw.pseudopotentials
         },
     }
     found = results(options.out, log, finished)
@@ -260,6 +259,12 @@ def fault(log: Log, code: int, pw: PwInput) -> ScriptError | None:
         return ScriptError(
             f"{' '.join(log.seen['unconverged'].split())}; raise max_scf_iterations and resume, or"
             " lower mixing_beta in the input",
+            EXIT_FAILED,
+        )
+    if "gave_up" in log.seen:
+        return ScriptError(
+            "pw.x gave up the relaxation before it converged; lower conv_thr_ry, so that forces are"
+            " more exact, or start from another structure, such as the last one in pw.out",
             EXIT_FAILED,
         )
     if "out_of_steps" in log.seen:

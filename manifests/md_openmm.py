@@ -12,6 +12,7 @@ Files left in the output directory:
   observables.csv        heavy-atom RMSD and radius of gyration (nm), phi and psi (degrees) of the
                          first residue that has both
   checkpoint.chk         exact restart point for this machine; state.xml is the portable one
+  model.json             what a run that goes on must not change
   final.pdb, summary.json, md.png, ramachandran.png
 
 Exit codes: 0 done; 65 the simulation blew up; 66 unusable input; 74 a file could not be read or
@@ -39,7 +40,9 @@ from openmm import app, unit
 from script_support import (
     DATA,
     ScriptError,
+    check_same_model,
     exit_code,
+    file_sha256,
     listen_for_stop,
     positive_float,
     positive_int,
@@ -140,7 +143,11 @@ def prepare(options: argparse.Namespace) -> app.Simulation:
     simulation = make_simulation(pdb, options)
     platform = simulation.context.getPlatform().getName()
     say(f"[setup] atoms={pdb.topology.getNumAtoms()} platform={platform} openmm={mm.__version__}")
-    if not (options.out / "checkpoint.chk").exists():
+    begins = not (options.out / "checkpoint.chk").exists()
+    # A trajectory tells the time of a frame by its step and the time step.
+    model = {"pdb": file_sha256(options.pdb), "timestep_fs": options.timestep_fs}
+    check_same_model(model, options.out, begins=begins)
+    if begins:
         start(simulation, pdb, options)
     elif options.resume:
         resume(simulation, options)

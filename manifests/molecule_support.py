@@ -5,13 +5,12 @@ optimisations, how near one is to its threshold, and pictures of it.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from script_support import ScriptError, replacing, save_png, say, write_json
+from script_support import ScriptError, replacing, save_png, say
 
 EXIT_FAILED = 65
 CLOSEST_ANGSTROM = 0.4  # H2 has 0.74: whatever is nearer stands in another's place
@@ -118,22 +117,6 @@ def check_electrons(molecule: Molecule, charge: int, unpaired: int) -> None:
             f" unpaired ones must be {kind} and at most {electrons}, not {unpaired}: correct the"
             " charge, the unpaired electrons or the atoms"
         )
-
-
-def check_same_model(model: dict[str, object]) -> None:
-    """model.json names the model; ScriptError if a former start had another, whose energies cannot
-    stand in one table with these."""
-    path = Path("model.json")
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        before = model
-    if changed := [name for name in model if before.get(name) != model[name]]:
-        raise ScriptError(
-            f"a run goes on with what it was begun with, but this changes {', '.join(changed)}: "
-            "start anew from its last geometry instead"
-        )
-    write_json(model, path)
 
 
 def frames(path: Path) -> list[str]:

@@ -38,12 +38,12 @@ from molecule_support import (
     Molecule,
     approach,
     check_electrons,
-    check_same_model,
     read_xyz,
 )
 from script_support import (
     DATA,
     ScriptError,
+    check_same_model,
     exit_code,
     listen_for_stop,
     positive_float,

@@ -28,7 +28,9 @@ _LINES = {
     "unconverged": re.compile(r"^\s+(convergence NOT achieved after\s+\d+ iterations)"),
     "force": re.compile(rf"^\s+Total force =\s+{_NUMBER}"),
     "pressure": re.compile(rf"\(kbar\)\s+P=\s*{_NUMBER}"),
-    "relaxed": re.compile(r"^\s+(?:End of BFGS Geometry|bfgs converged)"),
+    "relaxed": re.compile(r"^\s+bfgs converged in"),
+    # Before 7.0 pw.x says "converged" all the same; "End of BFGS" it says in any case.
+    "gave_up": re.compile(r"^\s+(?:history already reset at previous step|bfgs failed after)"),
     "out_of_steps": re.compile(r"^\s+The maximum number of steps has been reached"),
     "stopped": re.compile(r"^\s+Program stopped by user request"),
     "in_scf": re.compile(r"^\s+Calculation stopped in scf loop at iteration #\s*(\d+)"),
@@ -53,7 +55,6 @@ class Log:
         self.step: dict[str, str] = {}  #: what is known of the ionic step under way
         self.error: list[str] = []
         self.fraction = 0.0
-        self.offset = 0
         self.first_force = max((float(row[3]) for row in self.steps if row[3]), default=0.0)
         self.version = ""
 
@@ -81,12 +82,6 @@ class Log:
     def _note(self, name: str, value: str) -> None:
         if name == "iteration":
             self.flush()
-            # A start from a density begins to count anew; one from within the SCF does not.
-            done = self.iterations()
-            if not done:
-                self.offset = 0
-            elif int(value) + self.offset <= done:
-                self.offset = done
         elif name == "accuracy" and "energy" in self.seen and "iteration" in self.seen:
             self._iterated(value)
         elif name == "converged":
@@ -101,7 +96,8 @@ class Log:
 
     def _iterated(self, accuracy: str) -> None:
         """An iteration is done: its row, and how far the run is by the residual that ends it."""
-        iteration = int(self.seen["iteration"]) + self.offset
+        # pw.x counts on after a stop within the SCF, but anew when it starts from a density.
+        iteration = self.iterations() + 1
         energy = self.seen["energy"]
         residual = f"{number(accuracy):.3g}"
         self.scf.append([str(self.ionic_step), str(iteration), energy, residual])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,26 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_json(content: dict[str, Any], path: Path) -> None:
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_same_model(model: dict[str, object], out: Path = Path(), *, begins: bool = False) -> None:
+    """model.json in `out` names the model; ScriptError if a former start had another, whose results
+    cannot stand in one table with these. Of a run that `begins`, nothing is left of former starts.
+    """
+    path, before = out / "model.json", model
+    with suppress(FileNotFoundError, ValueError):  # begun before there was this record
+        if not begins:
+            before = json.loads(path.read_text(encoding="utf-8"))
+    if changed := [name for name in model if before.get(name) != model[name]]:
+        raise ScriptError(
+            f"a run goes on with what it was begun with, but this changes {', '.join(changed)}: "
+            "start a new run for that, from the last geometry if it fits"
+        )
+    write_json(model, path)
 
 
 def save_png(figure: Any, path: Path) -> None:

@@ -27,6 +27,7 @@ SCRIPT = Script("dft_qe.py")
 FAST = ("--ecutwfc-ry", "20", *("--kpoints", "3") * 3)
 #: Some seconds long, with an energy that an uninterrupted run has found.
 LONG: dict[str, Any] = {"kpoints": [10, 10, 10], "conv_thr_ry": 1e-12}
+LONG_OPTIONS = (*("--kpoints", "10") * 3, "--conv-thr-ry", "1e-12")
 LONG_ENERGY_RY = -15.76788763
 #: ld1.x makes the pseudopotential on the machine itself: where that adds up in another order, the
 #: energy is another by 4e-7.
@@ -49,6 +50,10 @@ Si 0.25 0.25 0.25
 K_POINTS automatic
 3 3 3 0 0 0
 """
+#: A step must be at least 0.4 bohr long: near the minimum none is right.
+GIVEN_UP = RELAX.replace("&CONTROL", "&CONTROL forc_conv_thr = 1e-6,").replace(
+    "&IONS", "&IONS trust_radius_ini = 0.5, trust_radius_min = 0.4,"
+)
 
 
 def iterations(rows: list[dict[str, str]]) -> list[int]:
@@ -110,6 +115,21 @@ async def test_job_done_is_no_success_and_more_iterations_go_on(service: Service
     assert rows[:3] == ran.table("scf.csv")
     assert iterations(rows) == list(range(1, len(rows) + 1))
     assert more.json()["total_energy_ry"] == pytest.approx(-15.76618248, abs=NEAR_RY)
+
+
+async def test_a_relaxation_that_was_given_up_is_no_success(
+    service: Service, tmp_path: Path
+) -> None:
+    given = tmp_path / "relax.in"
+    given.write_text(GIVEN_UP, encoding="utf-8")
+    ran = await run(service, "dft-qe", params={"input": str(given), "kpoints": [2, 2, 2]})
+    assert "bfgs converged in" in (ran.work / "pw.out").read_text(encoding="utf-8")
+    assert ran.job.state is State.FAILED
+    assert ran.job.outcome.exit_code == 65
+    assert ran.job.outcome.error is not None
+    assert "pw.x gave up the relaxation" in ran.job.outcome.error
+    assert ran.json()["converged"] is False
+    assert ran.json()["total_force_ry_per_bohr"] > 1e-3
 
 
 async def test_cancel_keeps_a_checkpoint_and_the_run_goes_on(service: Service) -> None:
@@ -220,18 +240,34 @@ def test_a_stop_that_comes_before_pw_runs_is_kept(tmp_path: Path) -> None:
     assert SCRIPT.run(tmp_path, *FAST).returncode == 0
 
 
-def test_term_is_a_request_to_stop(tmp_path: Path) -> None:
-    command = SCRIPT.command(tmp_path, *("--kpoints", "10") * 3, "--conv-thr-ry", "1e-12")
+def stop_after(out: Path, iteration: int, *options: str) -> None:
+    """Start a long run, and tell it to stop when it has done so many iterations."""
+    command = SCRIPT.command(out, *LONG_OPTIONS, *options)
     with subprocess.Popen(command, start_new_session=True) as process:
         deadline = time.monotonic() + 60
-        table = tmp_path / "scf.csv"
-        while not (table.exists() and b"\n1,1," in table.read_bytes()):
+        table = out / "scf.csv"
+        while not (table.exists() and f"\n1,{iteration},".encode() in table.read_bytes()):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGTERM)  # pw.x, too
         assert process.wait(timeout=60) == 75
-    assert (tmp_path / "checkpoint" / "state.json").exists()
-    assert summary_of(tmp_path)["converged"] is False
+    assert (out / "checkpoint" / "state.json").exists()
+    assert summary_of(out)["converged"] is False
+
+
+def test_term_is_a_request_to_stop(tmp_path: Path) -> None:
+    stop_after(tmp_path, 1)
+
+
+def test_iterations_are_counted_on_over_starts_of_either_kind(tmp_path: Path) -> None:
+    """From a density, where pw.x counts anew, and then from within the SCF, where it does not."""
+    assert SCRIPT.run(tmp_path, *LONG_OPTIONS, "--max-scf-iterations", "2").returncode == 65
+    stop_after(tmp_path, 4, "--resume")
+    done = SCRIPT.run(tmp_path, *LONG_OPTIONS, "--resume")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "scf.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [int(row.split(",")[1]) for row in rows] == list(range(1, len(rows) + 1))
+    assert summary_of(tmp_path)["total_energy_ry"] == pytest.approx(LONG_ENERGY_RY, abs=NEAR_RY)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,12 @@ async def test_the_beam_bends_as_beam_theory_says(service: Service) -> None:
     assert {"increment", "iterations", "time"} <= ran.metrics
 
 
+async def test_poissons_ratio_may_be_a_little_below_zero(service: Service) -> None:
+    params = {**COARSE, "elements": 10, "increments": 1, "poisson": -1e-05}
+    ran = await run(service, "fem-calculix", params=params)
+    assert ran.job.state is State.COMPLETED, ran.job.outcome.model_dump_json()
+
+
 async def test_a_load_that_is_too_great_fails_and_says_how_far_it_came(service: Service) -> None:
     params = {**COARSE, "elements": 10, "load_n": 1e9, "increments": 1}
     ran = await run(service, "fem-calculix", params=params)

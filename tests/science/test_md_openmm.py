@@ -128,6 +128,15 @@ async def test_a_run_at_its_time_limit_can_go_on(service: Service) -> None:
     check_gone_on(parent, await resumed(service, parent, steps=to), 20, to)
 
 
+async def test_a_job_that_goes_on_keeps_its_time_step(service: Service) -> None:
+    parent = await run(service, "md-openmm", params={**SHORT, "steps": 200})
+    middle = await resumed(service, parent, steps=300)
+    params = {"steps": 400, "timestep_fs": 2.0}
+    refused = await run(service, None, resume_from=middle.job.id, params=params)
+    assert refused.job.outcome.exit_code == 66
+    assert "this changes timestep_fs:" in (refused.job.outcome.error or "")
+
+
 async def test_a_mean_far_from_the_set_temperature_is_a_warning(service: Service) -> None:
     parent = await run(service, "md-openmm", params={**SHORT, "steps": 1500})
     ran = await resumed(service, parent, steps=1600, temperature_k=1500)

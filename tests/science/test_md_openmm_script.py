@@ -88,7 +88,8 @@ def test_short_run_leaves_everything(tmp_path: Path) -> None:
     assert "[md] step=60/60 time_ps=0.2 T=" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {
         "topology.pdb", "trajectory.000000000.dcd", "energies.csv", "observables.csv",
-        "checkpoint.chk", "state.xml", "final.pdb", "summary.json", "md.png", "ramachandran.png",
+        "checkpoint.chk", "state.xml", "final.pdb", "model.json", "summary.json",
+        "md.png", "ramachandran.png",
     }  # fmt: skip
     assert steps(tmp_path / "energies.csv") == [0, 20, 40, 60]
     assert steps(tmp_path / "observables.csv") == [0, 20, 40, 60]
@@ -266,6 +267,30 @@ def test_a_second_fresh_start_in_the_same_directory_is_refused(tmp_path: Path) -
     refused = run(tmp_path, *SHORT)
     assert refused.returncode == 66
     assert "--resume" in refused.stderr
+
+
+def test_a_run_goes_on_with_its_structure_and_time_step(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.pdb"
+    other.write_bytes(b"REMARK of another molecule\n" + DIPEPTIDE.read_bytes())
+    assert run(out, *SHORT).returncode == 0
+    more = ("--steps", "80", "--resume", "--temperature-k", "310")
+    for change, name in (
+        (("--pdb", str(other)), "pdb"),
+        (("--timestep-fs", "2"), "timestep_fs"),
+    ):
+        refused = run(out, *SHORT, *more, *change)
+        assert refused.returncode == 66, refused.stdout
+        assert f"this changes {name}:" in refused.stderr
+    (out / "model.json").unlink()  # a run from before there was this record
+    assert run(out, *SHORT, *more).returncode == 0
+    assert steps(out / "energies.csv") == [0, 20, 40, 60, 80]
+
+
+def test_a_run_that_left_nothing_to_go_on_from_binds_nobody(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"pdb": "other", "timestep_fs": 1.0}', encoding="utf-8")
+    assert run(tmp_path, *SHORT, "--resume").returncode == 0
+    refused = run(tmp_path, *SHORT, "--resume", "--timestep-fs", "1")
+    assert refused.returncode == 66, refused.stdout
 
 
 def test_without_matplotlib_the_run_still_ends_well(tmp_path: Path) -> None:

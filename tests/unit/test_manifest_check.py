@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from jobs.errors import BrokenManifestError
 from jobs.manifest_check import Fault, FaultyManifestError, read
@@ -19,6 +20,8 @@ from jobs.rules import ManifestFile
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docs/examples/relax.toml"
 SHIPPED = sorted(ROOT.glob("manifests/*.toml"))
+#: Those that run a script which comes along.
+SCRIPTED = [path for path in SHIPPED if "{manifest_dir}/" in load(path).file.run.command[1]]
 
 
 def faults(text: str | bytes, stem: str = "relax") -> tuple[Fault, ...]:
@@ -32,6 +35,21 @@ def faults(text: str | bytes, stem: str = "relax") -> tuple[Fault, ...]:
 @pytest.mark.parametrize("path", [*SHIPPED, EXAMPLE], ids=lambda path: path.stem)
 def test_what_comes_with_outlast_is_sound(path: Path) -> None:
     assert faults(path.read_bytes(), path.stem) == ()
+
+
+@pytest.mark.parametrize("path", SCRIPTED, ids=lambda path: path.stem)
+def test_no_value_is_taken_for_an_option(path: Path) -> None:
+    """The scripts read their arguments with argparse, to which the -1e-05 of `--x -1e-05` is an
+    option that it does not know: such values have to be given as `--x=-1e-05`."""
+    manifest = load(path)
+    for name, table in manifest.file.params.items():
+        if table.keys() & {"save_as", "format"}:  # an absolute path
+            continue
+        schema = Draft202012Validator(manifest.params_schema()["properties"][name])
+        for odd in (-1e-05, -1, "-x"):
+            for value in (odd, [odd] * table.get("minItems", 1)):
+                if schema.is_valid(value):
+                    assert str(odd) not in manifest.command({name: value}), name
 
 
 #: A line of the example, what stands there instead, and what is told of it.
