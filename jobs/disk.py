@@ -18,13 +18,15 @@ def free_mb(path: Path) -> int | None:
     return (found.f_bavail * found.f_frsize) >> 20
 
 
-def check_room(settings: Settings) -> None:
-    """Raises DiskFullError when a job that is launched now would soon have no room."""
+def check_room(settings: Settings, copied_mb: int = 0) -> None:
+    """Raises DiskFullError when a job that is launched now, for which files of that size are to be
+    copied, would soon have no room."""
     root = settings.state.root
     free = free_mb(root)
-    if free is not None and free < settings.disk_refuse_mb:
+    if free is not None and free - copied_mb < settings.disk_refuse_mb:
+        copies = f", and {copied_mb} MB are to be copied" if copied_mb else ""
         raise DiskFullError(
-            f"The disk that holds {root} has only {free} MB free; below disk_refuse_mb = "
+            f"The disk that holds {root} has only {free} MB free{copies}; below disk_refuse_mb = "
             f"{settings.disk_refuse_mb} no job is launched."
         )
 

@@ -286,13 +286,16 @@ class _Resolver:
         return referenced, placements
 
     def check_copies(self, launches: list[Launch]) -> None:
-        """Raises InputUnusableError when more is to be copied than the settings allow."""
-        total = 0
+        """Raises InputUnusableError when more is to be copied than the settings allow, and
+        DiskFullError when there is no room for it."""
+        total = carried = 0
         for item in (item for launch in launches for item in launch.placements):
             if isinstance(item.source, bytes):
                 total += len(item.source)
-            elif item.way == "copy":
+            elif item.way == "copy" and item.root is None:
                 total += item.source.stat().st_size
+            elif item.way == "copy":  # of the parent: nobody could name it by its path instead
+                carried += item.source.stat().st_size
         limit_mb = self._settings.copy_limit_mb
         if total > limit_mb << 20:
             raise InputUnusableError(
@@ -300,6 +303,7 @@ class _Resolver:
                 "Name large files by absolute path in the command instead, which are read in "
                 "place, or raise copy_limit_mb in the configuration.",
             )
+        check_room(self._settings, (total + carried) >> 20)
         for launch in launches:
             names = [item.target for item in launch.placements]
             for name in names:

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from jobs.directory import read_launch_manifest
-from jobs.errors import InvalidArgumentError, JobNotFoundError, NotResumableError
+from jobs.errors import (
+    InputUnusableError,
+    InvalidArgumentError,
+    JobNotFoundError,
+    NotResumableError,
+)
 from jobs.model import Job, LaunchRequest
 from jobs.service import Service
 from jobs.states import State
+from server.wiring import open_service
 from tests.support.countdown import write_kind
 from tests.support.launching import kill_command, launch
 from tests.support.wait import ended, until
@@ -88,6 +94,19 @@ async def test_a_job_goes_on_in_the_folder_that_it_was_given(service: Service, h
     assert launched.cwd == str(folder)
     assert launched.env["WORD"] == "given"
     assert (folder / "table.csv").read_text(encoding="utf-8").split() == list("123456")
+
+
+async def test_a_checkpoint_of_any_size_is_carried(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kind(home.parent / "manifests")
+    monkeypatch.setenv("OUTLAST_COPY_LIMIT_MB", "0")
+    async with open_service() as service:
+        first = await ended(service, (await start(service, manifest="count")).id)
+        second = await start(service, resume_from=first.id, params={"to": 7})
+        assert (await ended(service, second.id)).state is State.COMPLETED
+        with pytest.raises(InputUnusableError, match="at most 0 MB"):  # what is given now is not
+            await start(service, resume_from=first.id, inputs=[__file__])
 
 
 async def test_what_cannot_go_on_is_refused(service: Service, home: Path) -> None:
