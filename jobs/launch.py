@@ -43,7 +43,7 @@ from jobs.model import (
     SweepPlace,
 )
 from jobs.paths import PROJECT
-from jobs.resuming import Parent, as_before, carried, params_as_before
+from jobs.resuming import Parent, as_before, carried, params_as_before, resources_as_before
 from jobs.rules import Rules, Stop
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
@@ -89,6 +89,8 @@ def resolve(
         raise InvalidArgumentError("Exactly one of manifest and command must be given.")
     near = Path(os.path.expanduser(request.cwd)) if request.cwd is not None else None
     kind = manifests.get(request.manifest, near) if request.manifest is not None else None
+    if parent is not None and kind is not None:
+        request = resources_as_before(request, parent, kind)
     if kind is None and request.params:
         raise InvalidArgumentError("params go with a manifest, not with a command.")
     resolver = _Resolver(settings, kind, parent, client, digest(asked))

@@ -109,6 +109,39 @@ async def test_a_checkpoint_of_any_size_is_carried(
             await start(service, resume_from=first.id, inputs=[__file__])
 
 
+async def test_resources_are_those_of_the_first_or_of_what_is_said_now(
+    service: Service, home: Path
+) -> None:
+    write_kind(home.parent / "manifests")
+    kind = home.parent / "manifests/count.toml"
+    kind.write_text(
+        kind.read_text(encoding="utf-8")
+        + '[resources]\ncores = "{to}"\nmemory_mb = 512\ntime_limit_s = "{limit_s}"\n'
+        + '[params.limit_s]\ntype = "number"\ndefault = 1000\n',
+        encoding="utf-8",
+    )
+
+    async def held(job_id: str | None, **request: Any) -> tuple[Job, tuple[int, int, float]]:
+        kind = {"resume_from": job_id} if job_id else {"manifest": "count"}
+        job = await ended(service, (await start(service, **kind, **request)).id)
+        launched = read_launch_manifest(service.directory(job))
+        there = launched.resources
+        return job, (there.cores, there.memory_mb, launched.time_limit_s)
+
+    first, there = await held(None, params={"to": 2})
+    assert there == (2, 512, 1000)
+    again, there = await held(first.id)
+    assert there == (2, 512, 1000)
+    _, there = await held(again.id, params={"to": 3, "limit_s": 2000})
+    assert there == (3, 512, 2000)
+    _, there = await held(again.id, params={"to": 3}, resources={"cores": 4}, time_limit_s=9)
+    assert there == (4, 512, 9)
+    wished, there = await held(None, params={"to": 2}, resources={"cores": 3, "memory_mb": 300})
+    assert there == (3, 300, 1000)
+    _, there = await held(wished.id, params={"limit_s": 2000})
+    assert there == (3, 300, 2000)
+
+
 async def test_what_cannot_go_on_is_refused(service: Service, home: Path) -> None:
     write_kind(home.parent / "manifests")
     running = await start(service, manifest="count", params={"to": 10_000})
