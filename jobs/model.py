@@ -107,7 +107,9 @@ class LaunchManifest(Model):
     given_env: list[str] = []  #: names that the launch itself has set
     environment: str | None = None
     inputs: list[InputFile] = []
+    given_inputs: list[str] = []  #: of those kept in inputs/, the ones that the launch has named
     outputs: list[OutputRule] = []
+    given_outputs: list[str] = []  #: that the launch itself requires
     rules: Rules = Rules()
     resources: Resources
     bounds: Bounds = Bounds()

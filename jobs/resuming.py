@@ -82,6 +82,7 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
             "env": env | request.env,
             "environment": request.environment or was.environment,
             "engine": _engine_as_before(request, was),
+            "outputs": request.outputs or was.given_outputs,
         }
     )
 
@@ -167,6 +168,27 @@ def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Place
             placements.append(
                 Placement(root / path, f"work/{path}", way="link" if linked else "copy", root=root)
             )
+    return placements
+
+
+def inputs_as_before(parent: Parent, placed: list[Placement]) -> list[Placement]:
+    """The files that the parent's launch was given, as it was given them, but for those whose
+    place is taken by what is `placed` now. Raises NotResumableError when one is gone.
+    """
+    root, taken = parent.job_dir.root, {item.target for item in placed}
+    placements = []
+    for kept in parent.launched.given_inputs:
+        if kept in taken:
+            continue
+        name = Path(kept).name
+        if not (root / kept).is_file():
+            raise NotResumableError(
+                f"The input {name} of {parent.job_id} is gone from its job directory.",
+                "Give a file of this name in inputs again; nothing was changed.",
+            )
+        # Where the parent has put a file of its own in the place of the link, that is carried.
+        seen = f"work/{name}" not in taken
+        placements.append(Placement(root / kept, kept, seen_in_work=seen, root=root))
     return placements
 
 

@@ -142,6 +142,66 @@ async def test_resources_are_those_of_the_first_or_of_what_is_said_now(
     assert there == (3, 300, 2000)
 
 
+#: Adds a line to its checkpoint for each run, with what its input holds.
+ADDS = """
+from pathlib import Path
+data = Path("data.csv").read_text()
+with open("checkpoint", "a") as file:
+    file.write(data + "\\n")
+if "leave" in data:
+    Path("result.txt").write_text(data)
+"""
+
+
+async def test_inputs_and_outputs_of_the_launch_are_asked_for_again(
+    service: Service, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("leave", encoding="utf-8")
+    wish = {"manifest": "python-script", "params": {"script": ADDS}, "outputs": ["result.txt"]}
+    first = await ended(service, (await start(service, **wish, inputs=[str(data)])).id)
+    assert first.state is State.COMPLETED, first.outcome
+    data.write_text("changed since", encoding="utf-8")
+
+    async def went_on(job_id: str, **request: Any) -> tuple[Job, list[str]]:
+        job = await ended(service, (await start(service, resume_from=job_id, **request)).id)
+        work = service.directory(job).work
+        return job, (work / "checkpoint").read_text(encoding="utf-8").split("\n")[:-1]
+
+    second, seen = await went_on(first.id)
+    assert second.state is State.COMPLETED, second.outcome
+    assert seen == ["leave", "leave"]
+    third, seen = await went_on(second.id)  # also from one that was itself gone on with
+    assert third.state is State.COMPLETED, third.outcome
+    assert seen == ["leave"] * 3
+    other, seen = await went_on(third.id, inputs=[str(data)])
+    assert (other.state, other.outcome.decided_by) == (State.FAILED, "required output")
+    assert seen == [*["leave"] * 3, "changed since"]
+    last, _ = await went_on(other.id, outputs=["checkpoint"])
+    assert last.state is State.COMPLETED, last.outcome
+    (service.directory(last).inputs / "data.csv").unlink()
+    with pytest.raises(NotResumableError, match=r"data\.csv of .* is gone") as refused:
+        await start(service, resume_from=last.id)
+    assert "inputs again" in refused.value.next_step
+
+
+async def test_a_file_in_the_place_of_an_input_goes_on_as_the_program_left_it(
+    service: Service, tmp_path: Path
+) -> None:
+    given = tmp_path / "checkpoint.txt"
+    given.write_text("0\n", encoding="utf-8")
+    script = "(cat checkpoint.txt; echo more) > new && mv new checkpoint.txt"
+    wish = {"manifest": "shell-script", "params": {"script": script}, "inputs": [str(given)]}
+    job = await ended(service, (await start(service, **wish)).id)
+    for count in (2, 3):
+        job = await ended(service, (await start(service, resume_from=job.id)).id)
+        assert job.state is State.COMPLETED, job.outcome
+        left = service.directory(job).work / "checkpoint.txt"
+        assert left.read_text(encoding="utf-8") == "0\n" + "more\n" * count
+        kept = service.directory(job).inputs / "checkpoint.txt"
+        assert kept.read_text(encoding="utf-8") == "0\n"
+
+
 async def test_what_cannot_go_on_is_refused(service: Service, home: Path) -> None:
     write_kind(home.parent / "manifests")
     running = await start(service, manifest="count", params={"to": 10_000})
