@@ -202,6 +202,62 @@ async def test_a_file_in_the_place_of_an_input_goes_on_as_the_program_left_it(
         assert kept.read_text(encoding="utf-8") == "0\n"
 
 
+#: Each name of a file holds its parameter.
+NAMES = """
+schema = 1
+name = "names"
+title = "Writes files of the name that it is told"
+[params]
+prefix = { type = "string", default = "a" }
+word = { type = "string", default = "fine" }
+[run]
+command = ["bash", "-c", '''
+ls
+echo "$2" > $1.log; echo "$2" > $1.chk; echo x > $1.more; echo x > $1.linked
+echo '{"word": "'$2'"}' > $1.json
+''', "-", "{prefix}", "{word}"]
+[resume]
+checkpoint = "{prefix}.chk"
+carry = ["{prefix}.more"]
+link = ["{prefix}.link*"]
+[[failure]]
+source = "{prefix}.log"
+regex = "bad"
+meaning = "it went badly"
+[[warning]]
+source = "{prefix}.log"
+regex = "odd"
+meaning = "it is odd"
+[[success]]
+source = "{prefix}.log"
+regex = "fine|odd"
+meaning = "it said nothing good"
+[summary]
+path = "{prefix}.json"
+"""
+
+
+async def test_names_of_files_hold_parameters(service: Service, home: Path) -> None:
+    folder = home.parent / "manifests"
+    folder.mkdir()
+    (folder / "names.toml").write_text(NAMES, encoding="utf-8")
+    ends = []
+    for word in ("fine", "odd", "bad", "none"):
+        params = {"prefix": "mine", "word": word}
+        job = await ended(service, (await start(service, manifest="names", params=params)).id)
+        ends.append((job.outcome.decided_by, job.outcome.warnings))
+        assert job.outcome.summary == {"word": word}
+    assert ends == [
+        ("exit code", []),
+        ("exit code", ["it is odd"]),
+        ("failure pattern", []),
+        ("success marker", []),
+    ]
+    job = await ended(service, (await start(service, resume_from=job.id)).id)
+    stdout = service.directory(job).stdout.read_text(encoding="utf-8")
+    assert stdout.split() == ["mine.chk", "mine.linked", "mine.more"]
+
+
 async def test_what_cannot_go_on_is_refused(service: Service, home: Path) -> None:
     write_kind(home.parent / "manifests")
     running = await start(service, manifest="count", params={"to": 10_000})
