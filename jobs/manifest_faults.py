@@ -52,6 +52,7 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
         if isinstance(value, str) and not PLACEHOLDER.search(value):
             yield ("resources", key), 'it is no number, and no parameter such as "{threads}"'
     yield from _placeholder_faults(file)
+    yield from _requirement_faults(file)
     rules: dict[Place, ProgressRule | Finding] = {}
     rules |= {("progress", i, "regex"): rule for i, rule in enumerate(file.progress)}
     for key in ("failure", "warning", "success"):
@@ -127,6 +128,19 @@ def _schema_faults(place: Place, table: dict[str, Any]) -> Iterator[tuple[Place,
         for step, schema in inner:
             if isinstance(schema, dict):
                 yield from _schema_faults((*place, key, *step), schema)
+
+
+def _requirement_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
+    if file.software is None or not file.software.requires:
+        return
+    from packaging.requirements import InvalidRequirement, Requirement  # not at a server's start
+
+    for index, text in enumerate(file.software.requires):
+        try:
+            Requirement(text)
+        except InvalidRequirement:
+            words = f"{shown(repr(text), 80)} names no Python distribution as in 'openmm>=8.2'"
+            yield ("software", "requires", index), words
 
 
 def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:

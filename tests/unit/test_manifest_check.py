@@ -111,6 +111,7 @@ def test_what_is_taken_out_of_a_list_moves_no_other_line() -> None:
         ("[[progress]]\nregex = '(?P<step>x)'\nmessage = '{stop}'", 8, "Did you mean 'step'?"),
         ("[[progress]]\ncount = '*'\ntotal = '5'\nmessage = '{percent}'", 9, "{percent}"),
         ("[resources]\ngpus = 'two'", 7, "it is no number"),
+        ("[software]\nname = 'x'\nrequires = [\n'a[b]>=1.2',\n'b>>8']", 10, "'b>>8' names no"),
         ("[[failure]]\nregex = 'x'\nmeaning = 'x'\nsource = '{prefx}.log'", 9, "{prefx}"),
         ("[[warning]]\nregex = 'x'\nmeaning = 'x'\nsource = '{cores}.log'", 9, "{cores}"),
         ("[[success]]\nregex = 'x'\nmeaning = 'x'\nsource = '{none}'", 9, "placeholder {none}"),
