@@ -249,6 +249,7 @@ class _Resolver:
             sweep=place,
             batch=batch,
             software=software,
+            cite=kind.file.cite if kind else [],
             idempotency_key=request.idempotency_key,
             request_sha256=self._request_sha256,
             client=self._client,

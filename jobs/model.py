@@ -122,6 +122,7 @@ class LaunchManifest(Model):
     sweep: SweepPlace | None = None
     batch: BatchWishes | None = None  #: of an engine that hands jobs to a scheduler
     software: Software | None = None
+    cite: list[str] = []  #: DOIs of what a publication of its results should cite
     idempotency_key: str | None = None
     request_sha256: str
     client: str | None = None  #: who asked: name and version of the MCP client, or "cli"

@@ -281,7 +281,9 @@ class ManifestFile(Model):
         "", max_length=2000, description="What it does, for whom, and how long the default takes."
     )
     licence: str | None = Field(None, description="The licence of the manifest and its scripts.")
-    cite: list[str] = Field([], description="DOIs of what its users should cite.")
+    cite: list[str] = Field(
+        [], description="DOIs of what its users should cite, which are kept with each job."
+    )
     software: Software | None = Field(
         None, description="The program, and what has to be installed."
     )
