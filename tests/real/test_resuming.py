@@ -215,14 +215,16 @@ command = ["bash", "-c", '''
 ls
 echo "$2" > $1.log; echo "$2" > $1.chk; echo x > $1.more; echo x > $1.linked
 echo '{"word": "'$2'"}' > $1.json
+[ $2 != worse ] || exit 4
 ''', "-", "{prefix}", "{word}"]
+exit = { 4 = "it could not end" }
 [resume]
 checkpoint = "{prefix}.chk"
 carry = ["{prefix}.more"]
 link = ["{prefix}.link*"]
 [[failure]]
 source = "{prefix}.log"
-regex = "bad"
+regex = "bad|worse"
 meaning = "it went badly"
 [[warning]]
 source = "{prefix}.log"
@@ -242,16 +244,17 @@ async def test_names_of_files_hold_parameters(service: Service, home: Path) -> N
     folder.mkdir()
     (folder / "names.toml").write_text(NAMES, encoding="utf-8")
     ends = []
-    for word in ("fine", "odd", "bad", "none"):
+    for word in ("fine", "odd", "bad", "worse", "none"):
         params = {"prefix": "mine", "word": word}
         job = await ended(service, (await start(service, manifest="names", params=params)).id)
-        ends.append((job.outcome.decided_by, job.outcome.warnings))
+        ends.append((job.outcome.decided_by, job.outcome.reason, job.outcome.warnings))
         assert job.outcome.summary == {"word": word}
     assert ends == [
-        ("exit code", []),
-        ("exit code", ["it is odd"]),
-        ("failure pattern", []),
-        ("success marker", []),
+        ("exit code", None, []),
+        ("exit code", None, ["it is odd"]),
+        ("failure pattern", "Exit code 0, but it went badly.", []),
+        ("exit code", "Exit code 4: it could not end; it went badly.", []),
+        ("success marker", "Exit code 0, but it said nothing good.", []),
     ]
     job = await ended(service, (await start(service, resume_from=job.id)).id)
     stdout = service.directory(job).stdout.read_text(encoding="utf-8")
