@@ -147,16 +147,17 @@ def check_software(kind: Manifest, *, path: str | None, python: str) -> None:
     missing = [
         name for name in about.programs if path is not None and not shutil.which(name, path=path)
     ]
-    modules = []
+    modules: dict[str, str] = {}
     for requirement in about.requires if python == sys.executable else []:
-        try:
-            metadata.version(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
-        except metadata.PackageNotFoundError:
-            modules.append(requirement)
+        there = _instead_of(requirement)
+        if there is not None:
+            modules[requirement] = there
     if not missing and not modules:
         return
     where = [f"{', '.join(missing)} on the PATH that jobs get"] if missing else []
-    where += [f"{', '.join(modules)} in {sys.executable}"] if modules else []
+    others = ", ".join(filter(None, modules.values()))
+    has = f" (which has {others})" if others else ""
+    where += [f"{', '.join(modules)} in {sys.executable}{has}"] if modules else []
     wanted = " ".join(f"'{requirement}'" for requirement in modules)
     how = [about.install] if missing and about.install else []
     how += [f"{sys.executable} -m pip install {wanted}"] if modules else []
@@ -166,3 +167,37 @@ def check_software(kind: Manifest, *, path: str | None, python: str) -> None:
         f"Ask the user to {run}name an environment that has it, with "
         f'manifests = ["{kind.name}"], in the configuration.',
     )
+
+
+def _instead_of(requirement: str) -> str | None:
+    """What our own Python has instead of a distribution that is required, perhaps nothing at all
+    (an empty text); none when the requirement is met."""
+    from packaging.requirements import Requirement  # takes time, which a server's start has not
+
+    wanted = Requirement(requirement)
+    if wanted.marker is not None and not wanted.marker.evaluate():
+        return None
+    there = _version(wanted.name)
+    if there is None:
+        return ""
+    has = f"{wanted.name} {there}"
+    if not wanted.specifier.contains(there, prereleases=True):
+        return has
+    lacks = []
+    needs = metadata.requires(wanted.name) if wanted.extras else None
+    for needed in map(Requirement, needs or []):
+        marker, version = needed.marker, _version(needed.name)
+        if marker is None or marker.evaluate({"extra": ""}):
+            continue  # it came with the distribution, whatever its extras are
+        if not any(marker.evaluate({"extra": extra}) for extra in wanted.extras):
+            continue
+        if version is None or not needed.specifier.contains(version, prereleases=True):
+            lacks.append(f"{needed.name}{needed.specifier}")
+    return f"{has} without {', '.join(lacks)}" if lacks else None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

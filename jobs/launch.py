@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
@@ -17,7 +16,7 @@ from jobs import __version__, clock
 from jobs.arguments import check_cwd, check_input, check_outputs, check_text
 from jobs.batching import LOCAL, batch_wishes, chosen_engine
 from jobs.directory import Placement, describe_input
-from jobs.disk import check_room
+from jobs.disk import check_copies, check_room
 from jobs.environment import (
     check_size,
     check_software,
@@ -43,13 +42,18 @@ from jobs.model import (
     SweepPlace,
 )
 from jobs.paths import PROJECT
-from jobs.resuming import Parent, as_before, carried, params_as_before
+from jobs.resuming import (
+    Parent,
+    as_before,
+    carried,
+    inputs_as_before,
+    params_as_before,
+    resources_as_before,
+)
 from jobs.rules import Rules, Stop
 from jobs.secrets import MASK, is_secret
 from jobs.settings import Settings
 from jobs.sweeps import points
-
-log = logging.getLogger(__name__)
 
 _NO_RULES = Rules()
 
@@ -89,6 +93,8 @@ def resolve(
         raise InvalidArgumentError("Exactly one of manifest and command must be given.")
     near = Path(os.path.expanduser(request.cwd)) if request.cwd is not None else None
     kind = manifests.get(request.manifest, near) if request.manifest is not None else None
+    if parent is not None and kind is not None:
+        request = resources_as_before(request, parent, kind)
     if kind is None and request.params:
         raise InvalidArgumentError("params go with a manifest, not with a command.")
     resolver = _Resolver(settings, kind, parent, client, digest(asked))
@@ -155,14 +161,15 @@ class _Resolver:
 
         params: dict[str, Any] = {}
         referenced: list[InputFile] = []
-        placements = _inputs(request)
+        placements: list[Placement] = []
+        given = _inputs(request)
         if kind is not None:
             earlier = params_as_before(kind, parent, request.params) if parent else {}
             params = kind.resolve_params({**earlier, **request.params})
-            referenced, kept = self._files(kind, params, job_root)
-            placements += kept
+            referenced, placements = self._files(kind, params, job_root)
         if parent is not None and kind is not None:
             placements += carried(kind, parent, kind.resume_for(params))
+            given += inputs_as_before(parent, [*given, *placements])
         defaults = kind.resources(params) if kind else {}
         resources = _resources(request, defaults, settings if engine == LOCAL else None)
         built_in["cores"] = str(resources.cores)
@@ -223,7 +230,9 @@ class _Resolver:
             given_env=sorted(request.env),
             environment=environment_name,
             inputs=referenced,
+            given_inputs=[item.target for item in given],
             outputs=[*(kind.outputs_for(params) if kind else []), *check_outputs(request.outputs)],
+            given_outputs=request.outputs,
             rules=kind.rules_for(params) if kind else _NO_RULES,
             resources=resources,
             bounds=Bounds(
@@ -240,13 +249,14 @@ class _Resolver:
             sweep=place,
             batch=batch,
             software=software,
+            cite=kind.file.cite if kind else [],
             idempotency_key=request.idempotency_key,
             request_sha256=self._request_sha256,
             client=self._client,
             host=socket.gethostname(),
             outlast_version=__version__,
         )
-        launch = Launch(manifest, {name: env[name] for name in hidden}, placements)
+        launch = Launch(manifest, {name: env[name] for name in hidden}, [*given, *placements])
         if place is None:
             self.check_copies([launch])
         return launch
@@ -286,20 +296,8 @@ class _Resolver:
         return referenced, placements
 
     def check_copies(self, launches: list[Launch]) -> None:
-        """Raises InputUnusableError when more is to be copied than the settings allow."""
-        total = 0
-        for item in (item for launch in launches for item in launch.placements):
-            if isinstance(item.source, bytes):
-                total += len(item.source)
-            elif item.way == "copy":
-                total += item.source.stat().st_size
-        limit_mb = self._settings.copy_limit_mb
-        if total > limit_mb << 20:
-            raise InputUnusableError(
-                f"The inputs hold {total >> 20} MB; at most {limit_mb} MB are copied.",
-                "Name large files by absolute path in the command instead, which are read in "
-                "place, or raise copy_limit_mb in the configuration.",
-            )
+        """Raises a JobError when the launch would copy too much, or two files to one place."""
+        check_copies(self._settings, (item for launch in launches for item in launch.placements))
         for launch in launches:
             names = [item.target for item in launch.placements]
             for name in names:

@@ -52,6 +52,7 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
         if isinstance(value, str) and not PLACEHOLDER.search(value):
             yield ("resources", key), 'it is no number, and no parameter such as "{threads}"'
     yield from _placeholder_faults(file)
+    yield from _requirement_faults(file)
     rules: dict[Place, ProgressRule | Finding] = {}
     rules |= {("progress", i, "regex"): rule for i, rule in enumerate(file.progress)}
     for key in ("failure", "warning", "success"):
@@ -129,24 +130,35 @@ def _schema_faults(place: Place, table: dict[str, Any]) -> Iterator[tuple[Place,
                 yield from _schema_faults((*place, key, *step), schema)
 
 
+def _requirement_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
+    if file.software is None or not file.software.requires:
+        return
+    from packaging.requirements import InvalidRequirement, Requirement  # not at a server's start
+
+    for index, text in enumerate(file.software.requires):
+        try:
+            Requirement(text)
+        except InvalidRequirement:
+            words = f"{shown(repr(text), 80)} names no Python distribution as in 'openmm>=8.2'"
+            yield ("software", "requires", index), words
+
+
 def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
     """Names in braces that nothing stands behind, and groups with more than one array."""
     params, whole = set(file.params), BUILT_IN | file.params.keys()
     arrays = {name for name, table in file.params.items() if table.get("type") == "array"}
+    files = _file_names(file)
     places: list[tuple[Place, Any, set[str]]] = [
+        *((place, text, params) for place, text in files.items()),
         *((("run", "command", i), item, whole) for i, item in enumerate(file.run.command)),
         *((("run", "env", name), text, whole) for name, text in file.run.env.items()),
-        (("stop", "file"), file.stop.file, params),
         *((("resources", name), value, params) for name, value in file.resources),
-        *((("output", i, "path"), rule.path, params) for i, rule in enumerate(file.output)),
-        *((("progress", i, "source"), r.source, params) for i, r in enumerate(file.progress)),
     ]
     if file.software:
         command = file.software.version_command
         places.append((("software", "version_command"), command, BUILT_IN))
     if file.resume:
         places.append((("resume", "args"), file.resume.args, whole))
-        places.append((("resume", "checkpoint"), file.resume.checkpoint, params))
     for i, rule in enumerate(file.progress):
         try:
             groups = set(re.compile(rule.regex or "(?P<step>)").groupindex)
@@ -154,6 +166,8 @@ def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
             continue  # told already
         places.append((("progress", i, "total"), rule.total, params | groups))
         places.append((("progress", i, "message"), rule.message, groups | {"total"}))
+    unsure = {name for name, table in file.params.items() if table.get("optional")}
+    unsure = unsure.union(*file.one_of)
     for place, item, known in places:
         if isinstance(item, When):
             if item.when not in file.params:
@@ -165,5 +179,21 @@ def _placeholder_faults(file: ManifestFile) -> Iterator[tuple[Place, str]]:
         for name in names:
             if name not in known:
                 yield place, f"unknown placeholder {{{name}}}.{nearest(name, known)}"
+            elif place in files and name in unsure:
+                yield place, f"{{{name}}} may have no value, and then there is no such file"
         if len(arrays & set(names)) > 1:
             yield place, "only one array can be repeated in one group of arguments"
+
+
+def _file_names(file: ManifestFile) -> dict[Place, str | None]:
+    """Names and globs of files in the working directory, in which parameters may stand."""
+    names: dict[Place, str | None] = {("stop", "file"): file.stop.file}
+    names |= {("output", i, "path"): rule.path for i, rule in enumerate(file.output)}
+    for key in ("progress", "failure", "warning", "success"):
+        names |= {(key, i, "source"): rule.source for i, rule in enumerate(getattr(file, key))}
+    names["summary", "path"] = file.summary.path
+    if file.resume:
+        names["resume", "checkpoint"] = file.resume.checkpoint
+        names |= {("resume", "carry", i): text for i, text in enumerate(file.resume.carry)}
+        names |= {("resume", "link", i): text for i, text in enumerate(file.resume.link)}
+    return names

@@ -27,7 +27,7 @@ from jobs.errors import (
 from jobs.files import check_relative
 from jobs.manifest_check import FaultyManifestError, read_file
 from jobs.manifest_faults import OWN_KEYS, PLACEHOLDER
-from jobs.rules import ManifestFile, OutputRule, Resume, Rules, Software, When
+from jobs.rules import Finding, ManifestFile, OutputRule, Resume, Rules, Software, When
 from jobs.text import shown
 
 
@@ -139,13 +139,18 @@ class Manifest:
             )
             for rule in self.file.progress
         ]
+
+        def filled(rules: list[Finding]) -> list[Finding]:
+            return [rule.model_copy(update={"source": fill(rule.source, params)}) for rule in rules]
+
+        summary = self.file.summary
         return Rules(
             progress=progress,
-            failures=self.file.failure,
-            warnings=self.file.warning,
-            success=self.file.success,
+            failures=filled(self.file.failure),
+            warnings=filled(self.file.warning),
+            success=filled(self.file.success),
             exit_codes=self.file.run.exit,
-            summary=self.file.summary,
+            summary=summary.model_copy(update={"path": fill(summary.path, params)}),
         )
 
     def outputs_for(self, params: dict[str, Any]) -> list[OutputRule]:
@@ -167,7 +172,13 @@ class Manifest:
         resume = self.file.resume
         if resume is None:
             return None
-        return resume.model_copy(update={"checkpoint": fill(resume.checkpoint, params)})
+        return resume.model_copy(
+            update={
+                "checkpoint": fill(resume.checkpoint, params),
+                "carry": [fill(text, params) for text in resume.carry],
+                "link": [fill(text, params) for text in resume.link],
+            }
+        )
 
     def resources(self, params: dict[str, Any]) -> dict[str, float]:
         """What a launch gets that asks for nothing else, the time limit among it.

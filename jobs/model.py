@@ -107,7 +107,9 @@ class LaunchManifest(Model):
     given_env: list[str] = []  #: names that the launch itself has set
     environment: str | None = None
     inputs: list[InputFile] = []
+    given_inputs: list[str] = []  #: of those kept in inputs/, the ones that the launch has named
     outputs: list[OutputRule] = []
+    given_outputs: list[str] = []  #: that the launch itself requires
     rules: Rules = Rules()
     resources: Resources
     bounds: Bounds = Bounds()
@@ -120,6 +122,7 @@ class LaunchManifest(Model):
     sweep: SweepPlace | None = None
     batch: BatchWishes | None = None  #: of an engine that hands jobs to a scheduler
     software: Software | None = None
+    cite: list[str] = []  #: DOIs of what a publication of its results should cite
     idempotency_key: str | None = None
     request_sha256: str
     client: str | None = None  #: who asked: name and version of the MCP client, or "cli"

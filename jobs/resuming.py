@@ -11,6 +11,8 @@ from typing import Any
 from jobs.artifacts import Walk
 from jobs.directory import Placement, read_launch_manifest
 from jobs.errors import InvalidArgumentError, NotResumableError
+from jobs.files import open_own
+from jobs.manifest_faults import PLACEHOLDER
 from jobs.manifests import Manifest
 from jobs.model import Job, LaunchManifest, LaunchRequest, ResourceWishes
 from jobs.paths import JobDir
@@ -53,7 +55,8 @@ def parent_of(job: Job, job_dir: JobDir) -> Parent:
 
 
 def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
-    """The request, with what it leaves out as it was in the parent, but for the parameters."""
+    """The request, with what it leaves out as it was in the parent, but for the parameters and the
+    resources, which only the kind of job knows to fill in."""
     was = parent.launched
     if request.manifest not in (None, was.manifest):
         raise InvalidArgumentError(
@@ -71,12 +74,6 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
     # A project's own kind of job may have the name of another one; a shipped file may have moved.
     file = was.manifest_file
     manifest = file if file is not None and Path(file).is_file() else was.manifest
-    engine = _engine_as_before(request, was)
-    wishes = was.resources.model_dump()
-    if was.batch is not None and engine.partition(":")[0] == was.engine:
-        wishes |= was.batch.model_dump(include={"nodes", "tasks"})
-    wishes |= request.resources.model_dump(exclude_none=True)
-    limit = was.time_limit_s if request.time_limit_s is None else request.time_limit_s
     return request.model_copy(
         update={
             "manifest": manifest,
@@ -85,9 +82,30 @@ def as_before(request: LaunchRequest, parent: Parent) -> LaunchRequest:
             "cwd": None if parent.is_at_home else was.cwd,
             "env": env | request.env,
             "environment": request.environment or was.environment,
-            "engine": engine,
+            "engine": _engine_as_before(request, was),
+            "outputs": request.outputs or was.given_outputs,
+        }
+    )
+
+
+def resources_as_before(request: LaunchRequest, parent: Parent, kind: Manifest) -> LaunchRequest:
+    """The request of `as_before`, with the parent's resources and time limit where it names none.
+
+    What the manifest takes from a parameter that is given now comes from there again.
+    """
+    was = parent.launched
+    wishes: dict[str, Any] = {**was.resources.model_dump(), "time_limit_s": was.time_limit_s}
+    for unit, text in kind.file.resources:
+        if request.params.keys() & PLACEHOLDER.findall(str(text)):
+            del wishes[unit]
+    if was.batch is not None and (request.engine or "").partition(":")[0] == was.engine:
+        wishes |= was.batch.model_dump(include={"nodes", "tasks"})
+    limit = wishes.pop("time_limit_s", None)
+    wishes |= request.resources.model_dump(exclude_none=True)
+    return request.model_copy(
+        update={
             "resources": ResourceWishes(**wishes),
-            "time_limit_s": limit,
+            "time_limit_s": limit if request.time_limit_s is None else request.time_limit_s,
         }
     )
 
@@ -112,7 +130,8 @@ def params_as_before(kind: Manifest, parent: Parent, given: Collection[str]) -> 
             continue
         if table.get("save_as"):
             try:
-                value = Path(value).read_text(encoding="utf-8")
+                with open_own(Path(value)) as file:
+                    value = file.read().decode("utf-8")
             except (OSError, ValueError):
                 raise NotResumableError(
                     f"The {name} of {parent.job_id} is gone from its job directory."
@@ -151,6 +170,27 @@ def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Place
             placements.append(
                 Placement(root / path, f"work/{path}", way="link" if linked else "copy", root=root)
             )
+    return placements
+
+
+def inputs_as_before(parent: Parent, placed: list[Placement]) -> list[Placement]:
+    """The files that the parent's launch was given, as it was given them, but for those whose
+    place is taken by what is `placed` now. Raises NotResumableError when one is gone.
+    """
+    root, taken = parent.job_dir.root, {item.target for item in placed}
+    placements = []
+    for kept in parent.launched.given_inputs:
+        if kept in taken:
+            continue
+        name = Path(kept).name
+        if not (root / kept).is_file():
+            raise NotResumableError(
+                f"The input {name} of {parent.job_id} is gone from its job directory.",
+                "Give a file of this name in inputs again; nothing was changed.",
+            )
+        # Where the parent has put a file of its own in the place of the link, that is carried.
+        seen = f"work/{name}" not in taken
+        placements.append(Placement(root / kept, kept, seen_in_work=seen, root=root))
     return placements
 
 

@@ -80,7 +80,7 @@ class Finding(Model):
         None,
         description=(
             'Where it is looked for: `"stdout"`, `"stderr"`, or a file in the working directory. '
-            "Default: the first two."
+            "It may hold parameters. Default: the first two."
         ),
     )
     regex: str = Field(description="What is looked for; `^` and `$` match at every line.")
@@ -119,7 +119,10 @@ class OutputRule(Model):
 class Summary(Model):
     """A JSON file of results, and which of its keys (`a.b` for one within another) matter most."""
 
-    path: str = Field("summary.json", description="A JSON file in the working directory.")
+    path: str = Field(
+        "summary.json",
+        description="A JSON file in the working directory. It may hold parameters.",
+    )
     keys: list[str] = Field(
         [],
         description=(
@@ -138,11 +141,14 @@ class Resume(Model):
             "It may hold parameters."
         )
     )
-    carry: list[str] = Field([], description="Globs of further files that are copied.")
+    carry: list[str] = Field(
+        [], description="Globs of further files that are copied. They may hold parameters."
+    )
     link: list[str] = Field(
         [],
         description=(
-            "Globs of files that are hard-linked, since they are large and never written again."
+            "Globs of files that are hard-linked, since they are large and never written again. "
+            "They may hold parameters."
         ),
     )
     args: list[str] = Field(
@@ -275,7 +281,9 @@ class ManifestFile(Model):
         "", max_length=2000, description="What it does, for whom, and how long the default takes."
     )
     licence: str | None = Field(None, description="The licence of the manifest and its scripts.")
-    cite: list[str] = Field([], description="DOIs of what its users should cite.")
+    cite: list[str] = Field(
+        [], description="DOIs of what its users should cite, which are kept with each job."
+    )
     software: Software | None = Field(
         None, description="The program, and what has to be installed."
     )

@@ -21,6 +21,7 @@ from jobs.model import Artifact, ArtifactPage, Job
 from jobs.states import State
 from jobs.text import shown, size
 from server.job_replies import duration, headline
+from server.replies import credit
 from server.sweep_replies import counts_in_words, sweep_headline, title
 
 if TYPE_CHECKING:
@@ -258,6 +259,8 @@ def manifest_block(manifest: Manifest) -> RenderableType:
     ]
     if file.output:
         parts += [Text("\nIt leaves", style="bold"), Padding(leaves, (0, 0, 0, 1), expand=False)]
+    if words := credit(file):
+        parts.append(Text(f"\n{words}"))
     return Group(*parts, Text.assemble(("\nnext  ", "dim"), shown(example)))
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # none of these is needed to tell a client what tools there a
     from jobs.batching import Place
     from jobs.logs import Excerpt
     from jobs.manifests import Manifest
+    from jobs.rules import ManifestFile
 
 
 #: Tokens of a list in a reply that asks for no particular length, and when much is asked for.
@@ -149,6 +150,10 @@ def one_manifest(manifest: Manifest) -> Reply:
         "outputs": [output.path for output in file.output],
         "resources": file.resources.model_dump(),
         "resumable": file.resume is not None,
+        **file.model_dump(
+            include={"cite": True, "licence": True, "software": {"name", "url", "licence"}},
+            exclude_defaults=True,
+        ),
     }
     lines = [f"{manifest.name}: {file.title}", file.description]
     required = schema.get("required", [])
@@ -165,8 +170,21 @@ def one_manifest(manifest: Manifest) -> Reply:
     for group in file.one_of:
         lines.append(f"Exactly one of {', '.join(group)} is to be given.")
     lines.append(f"Leaves: {', '.join(output.path for output in file.output)}")
+    lines += filter(None, [credit(file)])
     lines.append(f"Next: launch_job(manifest={manifest.name!r}, params={{...}})")
     return "\n".join(lines), ManifestsReply(manifests=[data])
+
+
+def credit(file: ManifestFile) -> str:
+    """What to cite, and under which licences it is used; empty when the manifest says nothing."""
+    parts = [f"cite: {', '.join(file.cite)}"] if file.cite else []
+    if about := file.software:
+        licence = f" ({about.licence})" if about.licence else ""
+        parts.append(f"software {about.name}{licence}{f', {about.url}' if about.url else ''}")
+    if file.licence:
+        parts.append(f"manifest {file.licence}")
+    text = shown("; ".join(parts), 1000)
+    return text[:1].upper() + text[1:]
 
 
 def data_cost(entry: dict[str, Any]) -> float:

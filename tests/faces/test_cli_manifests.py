@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import CLI, ROOT, add_kind, data, run
+from tests.support.faces import connected
 
 MISTAKEN = """schema = 1
 name = "mistaken"
@@ -35,6 +36,36 @@ async def test_each_verb_and_a_bare_name(kinds: Path) -> None:
     assert json.loads((await run("manifests", "show", "echo", "--json"))[0]) == whole
     assert json.loads((await run("manifests", "echo", "--json"))[0]) == whole
     assert [kind["name"] for kind in whole["manifests"]] == ["echo"]
+
+
+async def test_what_to_cite_is_told_and_kept_with_the_job(kinds: Path, home: Path) -> None:
+    file = kinds / "echo.toml"
+    plain = file.read_text(encoding="utf-8")
+    file.write_text(
+        plain.replace("schema = 1\n", 'schema = 1\ncite = ["10.1/a", "10.1/b"]\nlicence = "MIT"\n')
+        + '\n[software]\nname = "Echo"\nlicence = "GPL-3.0"\nurl = "https://echo.example"\n',
+        encoding="utf-8",
+    )
+    line = "Cite: 10.1/a, 10.1/b; software Echo (GPL-3.0), https://echo.example; manifest MIT"
+    assert line in (await run("manifests", "show", "echo"))[0].splitlines()
+    async with connected() as call:
+        told = await call("describe_manifests", name="echo")
+        job_id = (await call("launch_job", manifest="echo", wait_s=0)).data["job_id"]
+    assert line in told.text.splitlines()
+    (about,) = told.data["manifests"]
+    assert (about["cite"], about["licence"]) == (["10.1/a", "10.1/b"], "MIT")
+    assert about["software"] == {
+        "name": "Echo",
+        "licence": "GPL-3.0",
+        "url": "https://echo.example",
+    }
+    kept = json.loads((home / "jobs/default" / job_id / "job.json").read_text(encoding="utf-8"))
+    assert kept["cite"] == ["10.1/a", "10.1/b"]
+    assert kept["software"]["licence"] == "GPL-3.0"
+    file.write_text(plain, encoding="utf-8")
+    async with connected() as call:
+        told = await call("describe_manifests", name="echo")
+    assert told.data["manifests"][0].keys().isdisjoint({"cite", "licence", "software"})
 
 
 async def test_every_mistake_is_told_with_its_line(kinds: Path) -> None:

@@ -17,7 +17,7 @@ from jobs.engines.local import LocalEngine
 from jobs.errors import DiskFullError, StateDirectoryError
 from jobs.keeper import Keeper
 from jobs.keeping import CANCEL, send
-from jobs.model import Progress
+from jobs.model import LaunchRequest, Progress
 from jobs.paths import Home
 from jobs.rebuild import entries, rebuild
 from jobs.service import Service
@@ -126,6 +126,18 @@ async def test_a_wish_that_cannot_be_written_down_is_carried_out(
     job = await launch(service, "sleep", "60")
     assert send(home=Home(home), order=CANCEL + job.id.encode())
     assert (await ended(service, job.id)).state is State.CANCELLED
+
+
+async def test_a_checkpoint_for_whose_copy_there_is_no_room_is_told(disk: Path) -> None:
+    async with open_service() as service:
+        script = "head -c 11000000 /dev/zero > checkpoint"
+        wish = LaunchRequest(manifest="shell-script", params={"script": script})
+        first = (await service.launch(wish, client="test")).job
+        assert (await ended(service, first.id)).state is State.COMPLETED
+        with pytest.raises(DiskFullError, match="10 MB are to be copied") as refused:
+            await service.launch(LaunchRequest(resume_from=first.id), client="test")
+        assert "free space" in refused.value.next_step
+    assert not list(disk.glob("jobs/*/.new-*"))
 
 
 async def test_a_full_disk_can_be_pruned(disk: Path) -> None:

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from jobs.directory import read_launch_manifest
-from jobs.errors import InvalidArgumentError, JobNotFoundError, NotResumableError
+from jobs.errors import (
+    InputUnusableError,
+    InvalidArgumentError,
+    JobNotFoundError,
+    NotResumableError,
+)
 from jobs.model import Job, LaunchRequest
 from jobs.service import Service
 from jobs.states import State
+from server.wiring import open_service
 from tests.support.countdown import write_kind
 from tests.support.launching import kill_command, launch
 from tests.support.wait import ended, until
@@ -88,6 +94,171 @@ async def test_a_job_goes_on_in_the_folder_that_it_was_given(service: Service, h
     assert launched.cwd == str(folder)
     assert launched.env["WORD"] == "given"
     assert (folder / "table.csv").read_text(encoding="utf-8").split() == list("123456")
+
+
+async def test_a_checkpoint_of_any_size_is_carried(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_kind(home.parent / "manifests")
+    monkeypatch.setenv("OUTLAST_COPY_LIMIT_MB", "0")
+    async with open_service() as service:
+        first = await ended(service, (await start(service, manifest="count")).id)
+        second = await start(service, resume_from=first.id, params={"to": 7})
+        assert (await ended(service, second.id)).state is State.COMPLETED
+        with pytest.raises(InputUnusableError, match="at most 0 MB"):  # what is given now is not
+            await start(service, resume_from=first.id, inputs=[__file__])
+
+
+async def test_resources_are_those_of_the_first_or_of_what_is_said_now(
+    service: Service, home: Path
+) -> None:
+    write_kind(home.parent / "manifests")
+    kind = home.parent / "manifests/count.toml"
+    kind.write_text(
+        kind.read_text(encoding="utf-8")
+        + '[resources]\ncores = "{to}"\nmemory_mb = 512\ntime_limit_s = "{limit_s}"\n'
+        + '[params.limit_s]\ntype = "number"\ndefault = 1000\n',
+        encoding="utf-8",
+    )
+
+    async def held(job_id: str | None, **request: Any) -> tuple[Job, tuple[int, int, float]]:
+        kind = {"resume_from": job_id} if job_id else {"manifest": "count"}
+        job = await ended(service, (await start(service, **kind, **request)).id)
+        launched = read_launch_manifest(service.directory(job))
+        there = launched.resources
+        return job, (there.cores, there.memory_mb, launched.time_limit_s)
+
+    first, there = await held(None, params={"to": 2})
+    assert there == (2, 512, 1000)
+    again, there = await held(first.id)
+    assert there == (2, 512, 1000)
+    _, there = await held(again.id, params={"to": 3, "limit_s": 2000})
+    assert there == (3, 512, 2000)
+    _, there = await held(again.id, params={"to": 3}, resources={"cores": 4}, time_limit_s=9)
+    assert there == (4, 512, 9)
+    wished, there = await held(None, params={"to": 2}, resources={"cores": 3, "memory_mb": 300})
+    assert there == (3, 300, 1000)
+    _, there = await held(wished.id, params={"limit_s": 2000})
+    assert there == (3, 300, 2000)
+
+
+#: Adds a line to its checkpoint for each run, with what its input holds.
+ADDS = """
+from pathlib import Path
+data = Path("data.csv").read_text()
+with open("checkpoint", "a") as file:
+    file.write(data + "\\n")
+if "leave" in data:
+    Path("result.txt").write_text(data)
+"""
+
+
+async def test_inputs_and_outputs_of_the_launch_are_asked_for_again(
+    service: Service, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("leave", encoding="utf-8")
+    wish = {"manifest": "python-script", "params": {"script": ADDS}, "outputs": ["result.txt"]}
+    first = await ended(service, (await start(service, **wish, inputs=[str(data)])).id)
+    assert first.state is State.COMPLETED, first.outcome
+    data.write_text("changed since", encoding="utf-8")
+
+    async def went_on(job_id: str, **request: Any) -> tuple[Job, list[str]]:
+        job = await ended(service, (await start(service, resume_from=job_id, **request)).id)
+        work = service.directory(job).work
+        return job, (work / "checkpoint").read_text(encoding="utf-8").split("\n")[:-1]
+
+    second, seen = await went_on(first.id)
+    assert second.state is State.COMPLETED, second.outcome
+    assert seen == ["leave", "leave"]
+    third, seen = await went_on(second.id)  # also from one that was itself gone on with
+    assert third.state is State.COMPLETED, third.outcome
+    assert seen == ["leave"] * 3
+    other, seen = await went_on(third.id, inputs=[str(data)])
+    assert (other.state, other.outcome.decided_by) == (State.FAILED, "required output")
+    assert seen == [*["leave"] * 3, "changed since"]
+    last, _ = await went_on(other.id, outputs=["checkpoint"])
+    assert last.state is State.COMPLETED, last.outcome
+    (service.directory(last).inputs / "data.csv").unlink()
+    with pytest.raises(NotResumableError, match=r"data\.csv of .* is gone") as refused:
+        await start(service, resume_from=last.id)
+    assert "inputs again" in refused.value.next_step
+
+
+async def test_a_file_in_the_place_of_an_input_goes_on_as_the_program_left_it(
+    service: Service, tmp_path: Path
+) -> None:
+    given = tmp_path / "checkpoint.txt"
+    given.write_text("0\n", encoding="utf-8")
+    script = "(cat checkpoint.txt; echo more) > new && mv new checkpoint.txt"
+    wish = {"manifest": "shell-script", "params": {"script": script}, "inputs": [str(given)]}
+    job = await ended(service, (await start(service, **wish)).id)
+    for count in (2, 3):
+        job = await ended(service, (await start(service, resume_from=job.id)).id)
+        assert job.state is State.COMPLETED, job.outcome
+        left = service.directory(job).work / "checkpoint.txt"
+        assert left.read_text(encoding="utf-8") == "0\n" + "more\n" * count
+        kept = service.directory(job).inputs / "checkpoint.txt"
+        assert kept.read_text(encoding="utf-8") == "0\n"
+
+
+#: Each name of a file holds its parameter.
+NAMES = """
+schema = 1
+name = "names"
+title = "Writes files of the name that it is told"
+[params]
+prefix = { type = "string", default = "a" }
+word = { type = "string", default = "fine" }
+[run]
+command = ["bash", "-c", '''
+ls
+echo "$2" > $1.log; echo "$2" > $1.chk; echo x > $1.more; echo x > $1.linked
+echo '{"word": "'$2'"}' > $1.json
+[ $2 != worse ] || exit 4
+''', "-", "{prefix}", "{word}"]
+exit = { 4 = "it could not end" }
+[resume]
+checkpoint = "{prefix}.chk"
+carry = ["{prefix}.more"]
+link = ["{prefix}.link*"]
+[[failure]]
+source = "{prefix}.log"
+regex = "bad|worse"
+meaning = "it went badly"
+[[warning]]
+source = "{prefix}.log"
+regex = "odd"
+meaning = "it is odd"
+[[success]]
+source = "{prefix}.log"
+regex = "fine|odd"
+meaning = "it said nothing good"
+[summary]
+path = "{prefix}.json"
+"""
+
+
+async def test_names_of_files_hold_parameters(service: Service, home: Path) -> None:
+    folder = home.parent / "manifests"
+    folder.mkdir()
+    (folder / "names.toml").write_text(NAMES, encoding="utf-8")
+    ends = []
+    for word in ("fine", "odd", "bad", "worse", "none"):
+        params = {"prefix": "mine", "word": word}
+        job = await ended(service, (await start(service, manifest="names", params=params)).id)
+        ends.append((job.outcome.decided_by, job.outcome.reason, job.outcome.warnings))
+        assert job.outcome.summary == {"word": word}
+    assert ends == [
+        ("exit code", None, []),
+        ("exit code", None, ["it is odd"]),
+        ("failure pattern", "Exit code 0, but it went badly.", []),
+        ("exit code", "Exit code 4: it could not end; it went badly.", []),
+        ("success marker", "Exit code 0, but it said nothing good.", []),
+    ]
+    job = await ended(service, (await start(service, resume_from=job.id)).id)
+    stdout = service.directory(job).stdout.read_text(encoding="utf-8")
+    assert stdout.split() == ["mine.chk", "mine.linked", "mine.more"]
 
 
 async def test_what_cannot_go_on_is_refused(service: Service, home: Path) -> None:

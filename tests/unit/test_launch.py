@@ -163,6 +163,65 @@ def test_secrets_are_held_apart(settings: Settings) -> None:
     assert "abc123" not in launch.manifest.model_dump_json()
 
 
+def install(folder: Path, name: str, version: str, *requires: str) -> None:
+    """A distribution as it is found on the path of modules."""
+    about = folder / f"{name}-{version}.dist-info"
+    about.mkdir()
+    needs = "".join(f"Requires-Dist: {text}\n" for text in requires)
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+    (about / "METADATA").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "there"),
+    [
+        ("not-there-at-all", ""),
+        ("engine>=99", " (which has engine 3.0rc1)"),
+        ("engine<3,>=2", " (which has engine 3.0rc1)"),
+        ("engine[mpi]", " (which has engine 3.0rc1 without not-there-mpi>=4)"),
+        ("engine[plots]>=2", " (which has engine 3.0rc1 without plotting>=5)"),
+        ("engine[mpi,plots]", " (which has engine 3.0rc1 without not-there-mpi>=4, plotting>=5)"),
+    ],
+)
+def test_distributions_that_do_not_satisfy_are_told(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requirement: str,
+    there: str,
+) -> None:
+    install(
+        tmp_path,
+        "engine",
+        "3.0rc1",
+        "not-there-base",  # what it needs in any case is not ours to check
+        "not-there-mpi>=4; extra == 'mpi'",
+        "not-there-win; sys_platform == 'win32' and extra == 'mpi'",
+        "plotting>=5; extra == 'plots'",
+        "plotting>=4; extra == 'old-plots'",
+    )
+    install(tmp_path, "plotting", "4.5", "not-there-either")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "x.toml"
+
+    def launch(*requires: str) -> Any:
+        path.write_text(
+            'schema = 1\nname = "x"\ntitle = "t"\n[run]\ncommand = ["{python}"]\n'
+            f'[software]\nname = "Engine"\nrequires = {list(requires)}\n',
+            encoding="utf-8",
+        )
+        return resolved(settings, manifest=str(path))
+
+    good = ["engine", "Engine >= 3.0rc1", "engine[old_plots]>2", "not-there; python_version<'3'"]
+    launch(*good)
+    with pytest.raises(errors.SoftwareMissingError) as refused:
+        launch(*good, requirement)
+    assert refused.value.cause == (
+        f"x needs Engine, and there is no {requirement} in {sys.executable}{there}."
+    )
+    assert f"-m pip install '{requirement}'" in refused.value.next_step
+
+
 @given(st.text(max_size=120), st.floats(0, 4e9))
 def test_job_ids_have_their_form_whatever_the_name(name: str, at: float) -> None:
     assert JOB_ID.fullmatch(new_id("job", name, at))

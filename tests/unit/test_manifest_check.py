@@ -129,6 +129,14 @@ def test_what_is_taken_out_of_a_list_moves_no_other_line() -> None:
         ("[[progress]]\nregex = '(?P<step>x)'\nmessage = '{stop}'", 8, "Did you mean 'step'?"),
         ("[[progress]]\ncount = '*'\ntotal = '5'\nmessage = '{percent}'", 9, "{percent}"),
         ("[resources]\ngpus = 'two'", 7, "it is no number"),
+        ("[software]\nname = 'x'\nrequires = [\n'a[b]>=1.2',\n'b>>8']", 10, "'b>>8' names no"),
+        ("[[failure]]\nregex = 'x'\nmeaning = 'x'\nsource = '{prefx}.log'", 9, "{prefx}"),
+        ("[[warning]]\nregex = 'x'\nmeaning = 'x'\nsource = '{cores}.log'", 9, "{cores}"),
+        ("[[success]]\nregex = 'x'\nmeaning = 'x'\nsource = '{none}'", 9, "placeholder {none}"),
+        ("[summary]\npath = '{prefix}.json'", 7, "unknown placeholder {prefix}"),
+        ("[resume]\ncheckpoint = 'c'\ncarry = [\n'a',\n'{prefix}.log']", 10, "{prefix}"),
+        ("[resume]\ncheckpoint = 'c'\nlink = ['{prefix}.log']", 8, "{prefix}"),
+        ("[params.a]\noptional = true\n[[output]]\npath = '{a}'", 9, "{a} may have no value"),
     ],
 )
 def test_what_no_type_can_say(table: str, line: int, words: str) -> None:
