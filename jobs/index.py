@@ -148,7 +148,7 @@ def replace(path: Path, inode: int, fill: Fill) -> None:
             path.replace(was)
         try:
             _make(path, fill, keep=was.resolve())
-        except BaseException:
+        except Exception:
             with suppress(FileNotFoundError):
                 was.replace(path)
             raise
@@ -218,7 +218,7 @@ def _make(path: Path, fill: Fill, keep: Path) -> None:
     file = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         _write(file, fill)
-    except BaseException:
+    except Exception:
         for end in ("", "-wal", "-shm"):  # a full disk has no room for half of one
             file.with_name(file.name + end).unlink(missing_ok=True)
         raise
