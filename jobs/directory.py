@@ -252,6 +252,7 @@ def _readme(launched: LaunchManifest) -> str:
     kind = f"a job of the kind `{launched.manifest}`" if launched.manifest else "a command"
     elsewhere = f"; this job used `{launched.cwd}`" if not launched.cwd.endswith("/work") else ""
     origin = f"\nIt goes on from `{launched.parent}`." if launched.parent else ""
+    cite = f"\nIts results are to cite {', '.join(launched.cite)}.\n" if launched.cite else ""
     supervision = (
         "While the job runs there are also `lock` and `ctl`, which belong to its supervisor."
     )
@@ -279,4 +280,4 @@ def _readme(launched: LaunchManifest) -> str:
 | `run.json` | the whole story: outcome, times, resources used, files left |
 
 {supervision}
-"""
+{cite}"""

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.cli import CLI, ROOT, add_kind, data, run
 from tests.support.faces import connected
+from tests.support.wait import until
 
 MISTAKEN = """schema = 1
 name = "mistaken"
@@ -62,6 +63,9 @@ async def test_what_to_cite_is_told_and_kept_with_the_job(kinds: Path, home: Pat
     kept = json.loads((home / "jobs/default" / job_id / "job.json").read_text(encoding="utf-8"))
     assert kept["cite"] == ["10.1/a", "10.1/b"]
     assert kept["software"]["licence"] == "GPL-3.0"
+    readme = home / "jobs/default" / job_id / "README.md"
+    await until(lambda: readme.exists() and readme.read_text(encoding="utf-8"))
+    assert "to cite 10.1/a, 10.1/b." in readme.read_text(encoding="utf-8")
     file.write_text(plain, encoding="utf-8")
     async with connected() as call:
         told = await call("describe_manifests", name="echo")
