@@ -67,7 +67,7 @@ async def slurm_refusal(request: LaunchRequest, settings: Settings) -> str | Non
 
     Raises JobError for what is refused here, OSError when Slurm does not answer.
     """
-    from jobs.engines.base import RefusedError
+    from jobs.engines.slurm_commands import Refused
     from jobs.engines.slurm_report import check_accepted
 
     def no_parent(job_id: str) -> Parent:
@@ -77,7 +77,7 @@ async def slurm_refusal(request: LaunchRequest, settings: Settings) -> str | Non
     for launch in resolve(request, settings, manifests, client=None, find_parent=no_parent):
         try:
             await check_accepted(launch.manifest)
-        except RefusedError as error:
+        except Refused as error:
             return str(error)
     return None
 

@@ -80,10 +80,16 @@ class SlurmCluster:
                 if await self._was_submitted(one.job_dir):
                     continue
                 groups.setdefault(tuple(options_of(one.launched)), []).append(one)
+            refused: dict[Path, str] = {}
             for options, group in groups.items():
                 if not self.is_ready():
                     raise UnreachableError(self._silence)
-                await self._submit(group, options)
+                try:
+                    await self._submit(group, options)
+                except slurm.Refused as error:
+                    refused |= dict.fromkeys((one.job_dir.root for one in group), str(error))
+        if refused:
+            raise RefusedError(refused)
 
     async def _was_submitted(self, job_dir: JobDir) -> bool:
         """Whether Slurm has the job already. Raises UnreachableError when that is not known yet."""
@@ -108,11 +114,11 @@ class SlurmCluster:
         script = batch_script([one.job_dir for one in group])
         try:
             base = await slurm.submit(script, token, [*options, *array, f"--output={log_file}"])
-        except slurm.Refused as error:
+        except slurm.Refused:
             for one in group:
                 self._forget(one.job_dir)
                 one.job_dir.batch.unlink(missing_ok=True)
-            raise RefusedError(str(error)) from None
+            raise
         except slurm.Unreachable as error:
             self._fell_silent(str(error))
             raise UnreachableError(f"Slurm does not answer: {error}") from None

@@ -106,6 +106,24 @@ async def test_what_it_refuses_was_never_started(engine: Engine, job_dir: JobDir
     assert (await end_of(engine, job_dir)).exit_code == 3
 
 
+async def test_of_a_sweep_only_those_that_it_refuses_are_refused(
+    engine: Engine, home: Path
+) -> None:
+    """Whatever comes before or behind them."""
+    cores = {"first": 1, "too large": 3, "last": 2}
+    job_dirs = {name: directory(home, name) for name in cores}
+    batch = [
+        Submission(job(one, "exit 3", resources=Resources(cores=cores[name])), one, [], 1)
+        for name, one in job_dirs.items()
+    ]
+    with pytest.raises(RefusedError, match="node configuration is not available") as refused:
+        await engine.submit(batch)
+    assert set(refused.value.reasons) == {job_dirs["too large"].root}
+    assert (await engine.poll(job_dirs["too large"])).phase is Phase.NEVER_STARTED
+    for name in ("first", "last"):
+        assert (await end_of(engine, job_dirs[name])).exit_code == 3
+
+
 async def test_by_another_hand_it_is_cancelled_too(engine: Engine, job_dir: JobDir) -> None:
     await start(engine, job(job_dir, "exec sleep 60"), job_dir)
     subprocess.run(["scancel", str(batch_of(job_dir).id)], check=True, timeout=60)
