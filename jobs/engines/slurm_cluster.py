@@ -324,7 +324,6 @@ class SlurmCluster:
             facts.setdefault("nodes", place.node)  # Slurm has not been asked since it began
         self._note(job_dir, **facts)
         if sighting.phase in (Phase.ENDED, Phase.VANISHED):
-            job_dir.batch_secrets.unlink(missing_ok=True)
             self._forget(job_dir)
 
     def _forget(self, job_dir: JobDir) -> None:

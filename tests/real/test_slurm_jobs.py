@@ -122,6 +122,25 @@ async def test_each_end_is_told_as_it_was(service: Service, home: Path, on_slurm
         assert "memory" in (jobs["memory"].outcome.reason or "")
 
 
+async def test_no_secret_stays_when_a_job_has_ended_in_whatever_way(
+    service: Service, home: Path
+) -> None:
+    secret = {"env": {"KEY_TOKEN": "s3 cret"}, "engine": "slurm"}
+    configure(home, LATER)
+    async with open_service() as service:
+        refused = await launch(service, "true", resources={"memory_mb": 999_999}, **secret)
+        ends = await bash(service, "exit ${#KEY_TOKEN}", **secret)
+        waits = await launch(service, "true", **{**secret, "engine": "slurm:later"})
+        await until_it_waits(service, waits)
+        assert service.directory(waits).batch_secrets.exists()
+        await service.cancel(waits.id)
+        for job in (refused, ends, waits):
+            await ended(service, job.id, 60)
+            left = [path for path in service.directory(job).root.rglob("*") if path.is_file()]
+            assert not [path for path in left if b"s3 cret" in path.read_bytes()]
+        assert (await service.job(ends.id)).outcome.exit_code == len("s3 cret")
+
+
 async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
     write_kind(home.parent / "manifests")
     first = await start(service, manifest="count", params={"to": 10_000})
