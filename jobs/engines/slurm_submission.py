@@ -82,15 +82,23 @@ class Searches:
         self._again_s = again_s
         self._found: dict[str, str] = {}
         self._missed_at: dict[str, float] = {}  #: by the wall clock
+        self._no_account: dict[str, tuple[float, str]] = {}  #: when and why not all could be asked
 
     async def find(self, token: str, *, since: float) -> tuple[float, str | None]:
         """When it was looked for the token, and the ID of the job, or array, that has it, if one
         has. Raises slurm_commands.Unreachable."""
         missed_at = self._missed_at.get(token, -math.inf)
+        failed_at, why = self._no_account.get(token, (-math.inf, ""))
+        if token not in self._found and clock.now() - failed_at < self._again_s:
+            raise slurm_commands.NoAccounting(why)
         if token not in self._found and clock.now() - missed_at >= self._again_s:
             missed_at = clock.now()
             await slurm_commands.ping()  # it fails at once, whereas the queue is tried for 18 s
-            ids = await slurm_commands.find(token, since=since)
+            try:
+                ids = await slurm_commands.find(token, since=since)
+            except slurm_commands.NoAccounting as error:
+                self._no_account[token] = missed_at, str(error)
+                raise
             if ids:
                 self._found[token] = ids[-1].partition("_")[0]
             else:

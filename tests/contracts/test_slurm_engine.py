@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs.batch import BatchWishes
-from jobs.engines import slurm_cluster
+from jobs.engines import slurm_answers, slurm_cluster, slurm_commands
 from jobs.engines.base import Engine, Phase, RefusedError, Submission, UnreachableError
 from jobs.model import Resources
 from jobs.paths import JobDir
@@ -23,6 +24,16 @@ pytestmark = [
 ]
 LATER = BatchWishes(options=["--begin=now+1hour"])
 ON_N2 = ["-w", "n2"]
+
+
+def path_without_sacct(folder: Path) -> Path:
+    """All programs of this machine but that one."""
+    there = folder / "but sacct"
+    there.mkdir()
+    for program in (path for place in ("/usr/bin", "/bin") for path in Path(place).iterdir()):
+        if program.name != "sacct" and not (there / program.name).exists():
+            (there / program.name).symlink_to(program)
+    return there
 
 
 async def sweep_of_three(engine: Engine, home: Path) -> list[JobDir]:
@@ -189,6 +200,57 @@ async def test_without_accounting_all_is_told_but_what_was_used(
         assert (await end_of(engine, dies)).signal == 9
         assert engine.is_ready(ends)
         assert calls.of("sacct")
+
+
+@pytest.mark.parametrize("absent", [False, True])
+async def test_without_an_answer_of_the_accounting_the_queue_is_believed(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, absent: bool
+) -> None:
+    """Or where there is no sacct at all."""
+    ends, waits, dies = (directory(home, name) for name in ("ends", "waits", "dies"))
+    with counted_calls(home.parent / "bin", monkeypatch) as calls:
+        if absent:
+            monkeypatch.setenv("PATH", str(path_without_sacct(home.parent)))
+        calls.instead("sacct", 'echo "sacct: error: Connection refused" >&2; exit 1')
+        await submit(engine, job(ends, "exit 3"), ends)
+        await submit(engine, job(waits, "exit 0", batch=LATER), waits)
+        await submit(engine, job(dies, "kill -9 $PPID; sleep 60"), dies)
+        await seen(engine, waits, Phase.WAITING)
+        assert (await end_of(engine, ends)).exit_code == 3
+        assert (await end_of(engine, dies)).signal == 9
+        await wish_end(engine, waits)
+        assert (await end_of(engine, waits)).why == "cancelled"
+        assert engine.is_ready(ends)
+        assert bool(calls.of("sacct")) is not absent
+
+
+async def test_what_was_forgotten_waits_for_an_accounting_that_is_down(
+    slurm_alone: Cluster,
+    engine: Engine,
+    new_engine: Callable[[], Engine],
+    job_dir: JobDir,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slurm_answers, "SLOWEST_S", 1.0)
+    if not slurm_alone.has_accounting:
+        pytest.skip("the cluster keeps no accounting")
+    with slurm_alone.without_accounting():
+        await start(engine, job(job_dir, "kill -9 $PPID; sleep 60"), job_dir)
+        job_id = str(batch_of(job_dir).id)
+
+        async def forgotten() -> bool:
+            return await slurm_commands.queue([job_id]) == {}
+
+        await until(forgotten, 120)  # MinJobAge is 30 s there, looked at from time to time
+        other = new_engine()
+
+        async def says_why() -> bool:
+            sighting = await seen(other, job_dir, Phase.UNKNOWN)
+            return "Slurm's accounting does not answer" in (sighting.detail or "")
+
+        await until(says_why)
+        assert other.is_ready(job_dir)
+    assert (await end_of(other, job_dir)).signal == 9
 
 
 async def test_with_its_node_a_job_is_lost_or_goes_on_where_it_can(

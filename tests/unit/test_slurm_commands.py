@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.engines import slurm_commands
-from jobs.engines.slurm_commands import Refused, Unreachable, command_env
+from jobs.engines.slurm_commands import NoAccounting, Refused, Unreachable, command_env
 from jobs.engines.slurm_rows import (
     ACCOUNT_FIELDS,
     QUEUE_FIELDS,
@@ -265,7 +265,10 @@ async def test_a_program_that_is_missing_or_never_ends_is_no_answer(
     with pytest.raises(ProcessLookupError):
         os.kill(int((program / "pid").read_text(encoding="utf-8")), 0)
     monkeypatch.setenv("PATH", str(program))
-    with pytest.raises(Unreachable, match="sacct cannot be run"):
+    assert await slurm_commands.accounting(["1"]) is None  # then nobody here can ask it
+    (program / "sacct").write_text("no program", encoding="utf-8")
+    (program / "sacct").chmod(0o755)
+    with pytest.raises(NoAccounting, match="sacct cannot be run"):
         await slurm_commands.accounting(["1"])
 
 
