@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from jobs import clock
+from jobs.batching import LOCAL
 from jobs.cancel import wish_cancel
 from jobs.directory import read_launch_manifest, read_record
 from jobs.ending import Ending
@@ -148,6 +149,8 @@ class Keeper:
                 await self._stop_if_wished(job, job_dir)
             case Phase.STARTING | Phase.UNKNOWN:
                 await self._note(job, sighting.detail)
+                if job.engine != LOCAL:  # a scheduler can end what shows no sign of life
+                    await self._stop_if_wished(job, job_dir)
         return False
 
     async def _note(self, job: Job, detail: str | None) -> None:

@@ -156,8 +156,8 @@ class SlurmCluster:
 
     async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
         record = self._record(job_dir)
-        if record is None:
-            return
+        if record is None or not self.is_ready():
+            return  # the keeper's next look asks for it again
         if record.id is None:
             with contextlib.suppress(UnreachableError):
                 record = await self._found(job_dir, record)
@@ -167,7 +167,10 @@ class SlurmCluster:
             return
         waited_s = now - self._wished_at.setdefault(job_id, now)
         row = self._said.queue.get(job_id)
-        begun = job_dir.started.exists() if row is None else row.state in LIVE
+        started = read_record(job_dir.started, StartedRecord)
+        begun = started is not None or (row is not None and row.state in LIVE)
+        if row is not None and row.state in WAITING:  # unless it has begun since Slurm was asked
+            begun = started is not None and self._said.are_older_than(started.started_at)
         launched = read_record(job_dir.launch_manifest, LaunchManifest)
         grace_s = grace_s if grace_s is not None else launched.grace_s if launched else 0.0
         signal = "TERM" if begun and waited_s <= grace_s + KILL_AFTER_S else None

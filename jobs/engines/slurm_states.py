@@ -19,7 +19,7 @@ from jobs.engines.slurm_script import NOT_ON_NODE, RAN_BEFORE
 from jobs.model import ExitRecord, StartedRecord
 
 Why = Literal["exit", "cancelled", "timeout", "terminated", "start_error"]
-SIGKILL = 9
+SIGKILL, SIGTERM = 9, 15
 NO_NODE = ("", "None assigned", "(null)")  #: what stands for none where nodes are told
 
 #: It waits, or waits again: nothing of it runs.
@@ -254,7 +254,9 @@ def _ended(state: str, seen: Seen) -> Sighting:
         detail = f"Slurm says COMPLETED, but {node} has left nothing in the job directory"
         return Sighting(Phase.VANISHED, detail=f"{detail}: is it a shared one?")
     error = None
-    if state in ("FAILED", "LAUNCH_FAILED") and started is None:
+    if state == "FAILED" and started is None and seen.wished and signal == SIGTERM:
+        why = "cancelled"  # by our order, which came before the script could heed it
+    elif state in ("FAILED", "LAUNCH_FAILED") and started is None:
         why, error = "start_error", _start_error(code, signal, seen.queue, node)
     if state == "OUT_OF_MEMORY":
         code, signal = 0, SIGKILL

@@ -13,7 +13,7 @@ from jobs.engines import slurm_answers, slurm_cluster, slurm_commands
 from jobs.engines.base import Engine, Phase, RefusedError, Submission, UnreachableError
 from jobs.model import Resources
 from jobs.paths import JobDir
-from tests.support.engines import directory, end_of, job, seen, start, submit, wish_end
+from tests.support.engines import directory, end_of, job, says, seen, start, submit, wish_end
 from tests.support.slurm import Cluster
 from tests.support.slurm_engine import batch_of, counted_calls, quick_engine
 from tests.support.wait import until
@@ -83,6 +83,25 @@ async def test_cancelled_at_once_it_never_runs(engine: Engine, job_dir: JobDir) 
     await submit(engine, job(job_dir, "exit 0", batch=LATER), job_dir)
     await wish_end(engine, job_dir)
     assert (await end_of(engine, job_dir)).why == "cancelled"
+
+
+async def test_what_has_begun_since_slurm_was_asked_is_stopped_cleanly(
+    slurm: Cluster, engine: Engine, job_dir: JobDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its whole grace period, of which Slurm's own way of ending it knows nothing: that
+    kills after KillWait, which is 5 s there."""
+    script = "trap 'sleep 10; exit 4' TERM; echo up; while :; do sleep 0.05; done"
+    order = job(job_dir, script, grace_s=60, batch=LATER)
+    await submit(engine, order, job_dir)
+    await seen(engine, job_dir, Phase.WAITING)
+    with monkeypatch.context() as patched:
+        patched.setattr(slurm_answers.Answers, "take_turn", lambda self: False)
+        slurm.control("update", f"jobid={batch_of(job_dir).id}", "starttime=now")
+        await seen(engine, job_dir, Phase.RUNNING)
+        await until(says(job_dir, "up"))
+        await wish_end(engine, job_dir)
+    record = await end_of(engine, job_dir)
+    assert (record.why, record.exit_code) == ("cancelled", 4)
 
 
 async def test_a_task_of_a_sweep_is_cancelled_before_it_began(engine: Engine, home: Path) -> None:

@@ -21,7 +21,7 @@ from tests.support.countdown import write_kind
 from tests.support.launching import bash, launch
 from tests.support.processes import all_of, keeper_pid, kill
 from tests.support.slurm import Cluster
-from tests.support.slurm_engine import alone_on_slurm, batch_of, on_slurm
+from tests.support.slurm_engine import alone_on_slurm, batch_of, counted_calls, on_slurm
 from tests.support.wait import ended, in_state, until
 
 __all__ = ["alone_on_slurm", "on_slurm"]
@@ -156,6 +156,26 @@ async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
     assert (second.state, second.engine) == (State.COMPLETED, "slurm")
     counted = (service.directory(second).work / "table.csv").read_text(encoding="utf-8")
     assert [int(line) for line in counted.split()] == list(range(1, to + 1))
+
+
+@pytest.mark.parametrize("told", ["RUNNING", "EXPEDITING"])
+async def test_without_a_sign_of_life_a_job_can_be_cancelled(
+    on_slurm: Cluster, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Its node hangs; or Slurm says of it what only a later release means something by."""
+    configure(home, LATER)
+    with counted_calls(tmp_path / "bin", monkeypatch) as calls:
+        calls.instead("squeue", f'"$real" "$@" | sed "s/RUNNING/{told}/"')
+        async with open_service() as service:
+            job = await launch(service, "true", engine="slurm:later")
+            await until_it_waits(service, job)
+            job_dir = service.directory(job)
+            os.mkfifo(job_dir.root / ".exit.tmp")  # for whose reader its script waits in vain
+            on_slurm.control("update", f"jobid={batch_of(job_dir).id}", "starttime=now")
+            await until(lambda: batch_of(job_dir).state == told, 60)
+            await service.cancel(job.id, reason="it hangs")
+            job = await ended(service, job.id, 90)
+    assert (job.state, job.outcome.reason) == (State.CANCELLED, "Cancelled: it hangs")
 
 
 async def test_another_keeper_carries_on(service: Service, home: Path) -> None:

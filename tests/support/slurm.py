@@ -137,7 +137,7 @@ class Cluster:
         try:
             yield
         finally:
-            _start_again("slurmdbd", "sacctmgr", "-n", "show", "cluster")
+            _start_again("slurmdbd", "sacct", "-n", "-j", "1")
 
     def end_all(self) -> None:
         if self._ids:

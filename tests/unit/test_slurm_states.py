@@ -157,6 +157,13 @@ def test_a_failure_without_a_start_is_one_of_the_start(row: QueueRow, error: str
     assert (sighting.exit.why, sighting.exit.error) == ("start_error", error)
 
 
+def test_our_order_may_come_before_the_script_can_heed_it() -> None:
+    seen = Seen(queue=queue("FAILED", signal=15, reason="JobLaunchFailure"), settled=True)
+    assert end(seen)[0] == "start_error"
+    assert end(replace(seen, wished=True))[0] == "cancelled"
+    assert end(replace(seen, queue=queue("FAILED", exit_code=1), wished=True))[0] == "start_error"
+
+
 def test_cancelled_while_it_waited_it_has_ended_at_once() -> None:
     assert end(Seen(queue=queue("CANCELLED", nodes="")))[0] == "cancelled"
     assert end(Seen(account=account("CANCELLED", nodes="None assigned")))[0] == "cancelled"
