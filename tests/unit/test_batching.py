@@ -154,6 +154,29 @@ def test_a_launch_can_ask_for_other_resources_than_the_profile(configured: Any) 
     assert "--time=3" in options, "Slurm's own limit leaves the script the time to end it"
 
 
+@pytest.mark.parametrize(
+    ("limit_s", "grace_s", "minutes", "warning_s"),
+    [
+        (60, 10, 3, 40),
+        (599, 10, 12, 40),
+        (600, 10, 10, 40),
+        (600, 600, 22, 630),  # of a grace period as long, it would be stopped as it begins
+        (2700, 600, 57, 630),
+        (2760, 600, 46, 630),
+        (0, 10, None, 40),
+        (0, 600, None, 300),  # the partition's limit may be as short as that
+    ],
+)
+def test_a_job_has_its_time_before_slurm_tells_it_that_its_end_is_near(
+    configured: Any, limit_s: float, grace_s: float, minutes: int | None, warning_s: int
+) -> None:
+    job = resolved(configured(), engine="slurm", time_limit_s=limit_s)
+    options = options_of(job.model_copy(update={"grace_s": grace_s}))
+    assert f"--signal=B:USR1@{warning_s}" in options
+    times = [option for option in options if option.startswith("--time=")]
+    assert times == ([] if minutes is None else [f"--time={minutes}"])
+
+
 def test_the_default_profile_is_taken_unless_another_is_named(configured: Any) -> None:
     settings = configured(more='default_profile = "short"')
     for engine, profile in (("slurm", "short"), ("slurm:gpu", "gpu")):
