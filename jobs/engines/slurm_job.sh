@@ -18,7 +18,21 @@ if [ -e exit ] || { [ -e started ] && [ "$runs_again" = no ]; }; then
   echo "the job ran before and must not run twice" >&2
   exit "$ran_before"
 fi
-[ ! -e started ] || command=("${command_again[@]}")
+
+# Of a first run that left none there is nothing to go on with: it begins as if it were the first.
+has_checkpoint() (
+  [ -n "$checkpoint" ] || exit 0
+  cd -- "$cwd" && shopt -s globstar dotglob nullglob || exit
+  for path in **; do
+    # shellcheck disable=SC2053 # it is a pattern
+    [[ $path != $checkpoint || ! -f $path || -L $path ]] || exit 0
+  done
+  exit 1
+)
+if [ -e started ]; then
+  ! has_checkpoint || command=("${command_again[@]}")
+  [ -z "$stop_file" ] || rm -f -- "$cwd/$stop_file" # of the stop of the run before
+fi
 
 # now: sets `now` by a clock that nobody sets.
 now() {

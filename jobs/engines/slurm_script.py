@@ -56,8 +56,8 @@ def job_script(
 ) -> str:
     """For the job directory. `setup` is shell code that makes the environment (`module load x`).
 
-    `again` is the command for when Slurm begins the job anew, as after the failure of a node; with
-    none it refuses to run a second time.
+    `again` is the command for when Slurm begins the job anew, as after the failure of a node, and
+    its checkpoint is there; with none it refuses to run a second time.
     """
     env = {
         name: value
@@ -70,6 +70,7 @@ def job_script(
         "executable": launched.executable,
         "stop_signal": launched.stop_signal,
         "stop_file": launched.stop_file or "",
+        "checkpoint": _pattern(launched.resume.checkpoint) if launched.resume else "",
         "mark": f"OUTLAST_JOB_DIR={job_dir.root}",
     }
     lines = [f"{name}={shlex.quote(value)}" for name, value in setting.items()]
@@ -100,6 +101,11 @@ def secrets_file(secrets: dict[str, str]) -> bytes:
         for name, value in secrets.items()
         if _NAME.fullmatch(name)
     )
+
+
+def _pattern(glob: str) -> str:
+    """The same for `[[ path == $pattern ]]`, to which these characters mean more."""
+    return re.sub(r"[\\()|]", r"\\\g<0>", glob)
 
 
 def _can_export(name: str, launched: LaunchManifest) -> bool:

@@ -16,6 +16,7 @@ from jobs.model import Job, LaunchRequest, RunRecord
 from jobs.service import Service
 from jobs.settings import load_settings
 from jobs.states import State
+from server.job_replies import headline
 from server.wiring import open_service, rebuild_index
 from tests.support.countdown import write_kind
 from tests.support.launching import bash, launch
@@ -156,6 +157,25 @@ async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
     assert (second.state, second.engine) == (State.COMPLETED, "slurm")
     counted = (service.directory(second).work / "table.csv").read_text(encoding="utf-8")
     assert [int(line) for line in counted.split()] == list(range(1, to + 1))
+
+
+async def test_put_back_into_the_queue_it_is_told_to_wait_again(
+    service: Service, home: Path, on_slurm: Cluster
+) -> None:
+    write_kind(home.parent / "manifests")
+    job = await start(service, manifest="count", params={"to": 100_000})
+    await in_state(service, job.id, State.RUNNING, 60)
+    job_id = str(batch_of(service.directory(job)).id)
+
+    async def says(words: str) -> bool:
+        return words in headline(await service.job(job.id))
+
+    on_slurm.control("requeue", job_id)
+    await until(lambda: says("waiting again in its queue: not to start before a set time"), 60)
+    on_slurm.control("update", f"jobid={job_id}", "starttime=now")
+    await until(lambda: says("running for"), 60)
+    await service.cancel(job.id)
+    assert (await ended(service, job.id, 60)).state is State.CANCELLED
 
 
 @pytest.mark.parametrize("told", ["RUNNING", "EXPEDITING"])

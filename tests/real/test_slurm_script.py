@@ -9,12 +9,14 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs import clock
+from jobs.artifacts import Walk
 from jobs.directory import read_record
 from jobs.engines.slurm_script import (
     NOT_ON_NODE,
@@ -25,6 +27,7 @@ from jobs.engines.slurm_script import (
 )
 from jobs.model import BatchPlace, ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
+from jobs.rules import Resume
 from tests.support.processes import all_of, end_all_of, is_running
 from tests.support.wait import until
 from tests.unit.test_artifacts import launched
@@ -256,6 +259,41 @@ async def test_begun_anew_it_goes_on_where_it_can(node: Node, job_dir: JobDir) -
     await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
     assert job_dir.stdout.read_text(encoding="utf-8") == "first\nagain\n"
     assert exit_of(job_dir).batch == BatchPlace(job="7", node="n1", restarts=1)
+
+
+@pytest.mark.parametrize(
+    ("left", "checkpoint", "goes_on"),
+    [
+        ("state.chk", "state.chk", True),
+        ("deep/er/a 7.chk", "a *.chk", False),
+        ("deep/er/a 7.chk", "deep/*[0-9].chk", True),
+        (".state+(1)", ".state+(?)", True),
+        ("state+1", "state+(1)", False),
+        ("other", "*.chk", False),
+    ],
+)
+async def test_begun_anew_it_goes_on_only_from_a_checkpoint(
+    node: Node, job_dir: JobDir, left: str, checkpoint: str, goes_on: bool
+) -> None:
+    """As `resume_from` would find it; what asked the first run to stop does not stop the second."""
+    script = f"mkdir -p deep/er; touch '{left}'; echo up; exec sleep 60"
+    first = f"[ -e '{left}' ] && {{ [ -e stop ]; echo first $?; exit; }}; {script}"
+    again = ["bash", "-c", "[ -e stop ]; echo again $?"]
+    resume = Resume(checkpoint=checkpoint)
+    write(job_dir, first, again=again, resume=resume, stop_file="stop")
+    process = await node.begin(job_dir)
+    await until(said(1, job_dir))
+    process.send_signal(signal.SIGTERM)  # the stop file is made, but nothing heeds it
+    await until(lambda: (job_dir.work / "stop").exists())
+    process.kill()
+    await ended(process)
+    is_there = Walk(job_dir.work).files()
+    assert any(fnmatchcase(file.path, checkpoint) for file in is_there) is goes_on
+    await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
+    assert job_dir.stdout.read_text(encoding="utf-8").split("\n")[1:] == [
+        "again 1" if goes_on else "first 1",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("wished", [False, True])
