@@ -32,8 +32,9 @@ from jobs.paths import JobDir
 
 log = logging.getLogger(__name__)
 
-#: After so long no sbatch of a keeper that was killed can still be on its way: it gives up after
-#: ten seconds by itself.
+#: After so long without a trace a submission counts as never made. The sbatch of a keeper that was
+#: killed may be on its way even then: it tries for two minutes while Slurm takes no more jobs. Of
+#: two submissions only one claims the job directory (`slurm_job.sh`), and the other refuses.
 IN_FLIGHT_S = 30.0
 WORTH_S = 60.0  #: of a shorter job it is not waited for what it has used
 AGAIN_S = 20.0  #: between orders to end a job that does not end
@@ -125,6 +126,9 @@ class SlurmCluster:
             if started is None:
                 return Sighting(Phase.NEVER_STARTED)
             return Sighting(Phase.VANISHED, started, detail="what Slurm had of it is gone")
+        place = started.batch if started else None
+        if place is not None and place.job != record.id:
+            record = self._note(job_dir, id=place.job)  # of two submissions the one that runs
         if record.id is None:
             try:
                 record = await self._found(job_dir, record)

@@ -32,7 +32,7 @@ from jobs.engines.slurm_rows import (
 )
 from jobs.text import shown
 
-CALL_S = 60.0  #: a busy controller answers late; sbatch itself tries for 9 s, squeue for 18 s
+CALL_S = 60.0  #: a busy controller answers late; squeue tries for 18 s, sbatch for two minutes
 PING_S = 15.0
 KILL_S = 5.0  #: for what was killed to be gone
 MOST_BYTES = 64 << 20  #: of one answer; a row has some 200

@@ -10,6 +10,17 @@ batch="{\"job\": \"$job\", \"node\": \"${node//[^A-Za-z0-9._-]/?}\", \"restarts\
 never=999999999999
 why=exit error="" child="" sleeper="" stirred=no limit_at=$never kill_at=$never woken=no
 
+# Of two submissions of the job, the answer of one of which was lost, only the first that begins may
+# run. A link is made whole by one alone, on NFS too, where `ln` may fail although it has made it.
+printf '%s\n' "$job" >".claim.$job" || exit
+ln -T -- ".claim.$job" .claim 2>/dev/null
+rm -f -- ".claim.$job"
+read -r claimed <.claim || exit
+if [ "$claimed" != "$job" ]; then
+  echo "the job is run by another submission of it, Slurm job $claimed" >&2
+  exit "$ran_before"
+fi
+
 # A run that was ended from outside, and is to go on: its node failed, or another job came first.
 if [ "$runs_again" = yes ] && [ -e exit ] && [[ $(<exit) == '{"why": "terminated",'* ]]; then
   rm -f exit

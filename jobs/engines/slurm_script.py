@@ -20,7 +20,7 @@ from jobs.model import LaunchManifest
 from jobs.paths import JobDir
 
 NOT_ON_NODE = 97  #: exit code: the job directory cannot be entered on the node
-RAN_BEFORE = 98  #: exit code: it ran already and must not run twice
+RAN_BEFORE = 98  #: exit code: it ran already, or another submission of it runs
 
 _BODY = Path(__file__).with_name("slurm_job.sh")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

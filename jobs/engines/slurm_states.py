@@ -247,7 +247,7 @@ def _ended(state: str, seen: Seen) -> Sighting:
     if why is None:
         where = f" ({node})" if node else ""
         return Sighting(Phase.VANISHED, started, detail=_LOST[state] + where)
-    if state == "FAILED" and code == RAN_BEFORE and started is not None:
+    if state == "FAILED" and code == RAN_BEFORE:
         detail = "Slurm began it a second time, which was refused, and the first run left no end"
         return Sighting(Phase.VANISHED, started, detail=detail)
     if state == "COMPLETED" and started is None:

@@ -11,6 +11,7 @@ import pytest
 from jobs.batch import BatchWishes
 from jobs.engines import slurm_answers, slurm_cluster, slurm_commands
 from jobs.engines.base import Engine, Phase, RefusedError, Submission, UnreachableError
+from jobs.engines.slurm_script import RAN_BEFORE
 from jobs.model import Resources
 from jobs.paths import JobDir
 from tests.support.engines import directory, end_of, job, says, seen, start, submit, wish_end
@@ -183,6 +184,29 @@ async def test_an_answer_that_was_lost_is_found_by_its_token(
         await submit(other, order, job_dir)
         assert (await end_of(other, job_dir)).exit_code == 5
         assert len(calls.of("sbatch")) == 1
+    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
+
+
+async def test_of_two_submissions_the_one_that_runs_is_the_job(
+    slurm: Cluster, new_engine: Callable[[], Engine], engine: Engine, job_dir: JobDir
+) -> None:
+    """As when an sbatch came through after its job was submitted again."""
+    await start(engine, job(job_dir, "echo ran; exec sleep 60"), job_dir)
+    first = batch_of(job_dir)
+    second = await slurm.submit(job_dir, token=first.token)
+    later = first.model_copy(update={"id": second, "state": None})
+    job_dir.batch.write_text(later.model_dump_json(), encoding="utf-8")
+
+    async def refused() -> bool:
+        row = (await slurm_commands.queue([second])).get(second)
+        return row is not None and (row.state, row.exit_code) == ("FAILED", RAN_BEFORE)
+
+    await until(refused, 60)
+    other = new_engine()
+    assert (await other.poll(job_dir)).phase is Phase.RUNNING
+    assert batch_of(job_dir).id == first.id
+    await wish_end(other, job_dir)
+    assert (await end_of(other, job_dir)).why == "cancelled"
     assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
 
 

@@ -51,7 +51,7 @@ class Node:
         self._running: list[Process] = []
 
     async def begin(self, *job_dirs: JobDir, **env: str) -> Process:
-        script = self._folder / "script"
+        script = self._folder / f"script {len(self._running)}"  # another may still read its own
         script.write_bytes(os.fsencode(batch_script(job_dirs)))
         process = await asyncio.create_subprocess_exec(
             *("bash", str(script)),
@@ -250,6 +250,26 @@ async def test_it_runs_once(node: Node, job_dir: JobDir) -> None:
     assert (await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1")))[0] == RAN_BEFORE
     assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
     assert first.exit_code == 0
+
+
+@pytest.mark.parametrize("again", [None, ["bash", "-c", "echo ran"]])
+async def test_of_several_submissions_one_runs(
+    node: Node, job_dir: JobDir, again: list[str] | None
+) -> None:
+    """Whichever comes first, and no other after its end."""
+    write(job_dir, "echo ran; sleep 0.5; kill -9 $PPID; sleep 60", again=again)
+    ids = [str(number) for number in range(10, 18)]
+    several = [await node.begin(job_dir, SLURM_JOB_ID=id) for id in ids]
+    codes = [(await ended(process))[0] for process in several]
+    assert sorted(codes) == [-signal.SIGKILL, *[RAN_BEFORE] * 7]
+    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
+    begun = (await started(job_dir)).batch
+    assert begun is not None
+    assert begun.job == ids[codes.index(-signal.SIGKILL)]
+    assert (await ended(await node.begin(job_dir, SLURM_JOB_ID="99")))[0] == RAN_BEFORE
+    code, _ = await ended(await node.begin(job_dir, SLURM_JOB_ID=begun.job))
+    assert code == (RAN_BEFORE if again is None else 0)
+    assert not list(job_dir.root.glob(".claim.*"))
 
 
 async def test_begun_anew_it_goes_on_where_it_can(node: Node, job_dir: JobDir) -> None:

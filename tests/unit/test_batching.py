@@ -244,6 +244,39 @@ def test_options_are_passed_where_the_configuration_allows_them(configured: Any)
     assert job.batch.options == ["--exclusive", "--nice=5"]
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--job-name=x", "--job-n=x", "-J", "-Jx", "-HJx", "--array=0-3", "-a0-3", "-W", "--wait",
+        "--output=x", "-o", "-e", "--chdir", "-D/", "--signal=TERM", "--requeue", "--no-requeue",
+        "--parsable", "--test-only", "--wrap=x",
+    ],
+)  # fmt: skip
+def test_options_by_which_jobs_are_found_and_ended_are_ours(configured: Any, option: str) -> None:
+    settings = configured(allow="true")
+    with pytest.raises(InvalidArgumentError, match="is Outlast's own to give"):
+        resolved(settings, engine="slurm:gpu", engine_options=["--nice=5", option])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--hold",
+        "-H",
+        "--wait-all-nodes=1",
+        "--exclusive",
+        "--nodelist=n1",
+        "-w",
+        "n1",
+        "-pJ",
+    ],
+)
+def test_other_options_are_not(configured: Any, option: str) -> None:
+    job = resolved(configured(allow="true"), engine="slurm", engine_options=[option])
+    assert job.batch is not None
+    assert job.batch.options == [option]
+
+
 def test_a_cluster_may_have_more_than_this_machine(configured: Any) -> None:
     wish = {"cores": 4096, "memory_mb": 1 << 24, "gpus": 64}
     with pytest.raises(ResourcesUnavailableError):
