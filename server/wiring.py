@@ -72,7 +72,7 @@ async def slurm_trial(
     """
     from jobs.engines.slurm_commands import Refused
     from jobs.engines.slurm_report import check_accepted
-    from jobs.engines.slurm_submission import slurm_limit_s
+    from jobs.engines.slurm_script import slurm_limit_s
 
     def no_parent(job_id: str) -> Parent:
         raise JobNotFoundError(job_id)

@@ -162,6 +162,33 @@ asked_to_end() {
   fi
 }
 
+# What USR1 means: that the time limit is near, or at some sites that another job is to come first.
+told_of_end() {
+  now
+  if [ $((ends_at - now)) -le "$near_end" ]; then
+    stop timeout "$grace"
+  else
+    asked_to_end
+  fi
+}
+
+# When Slurm will end the job, by our clock. Not every release tells the job itself; of one that asked
+# for no time only the controller knows it then.
+ends_at=$never
+find_end() {
+  local end=${SLURM_JOB_END_TIME:-}
+  now
+  if [ -z "$end" ] && [ "$slurm_limit" != 0 ]; then
+    ends_at=$((now + slurm_limit))
+    return
+  fi
+  if [ -z "$end" ]; then
+    end=$(SLURM_TIME_FORMAT=standard timeout 10 squeue -h -j "${SLURM_JOB_ID:-0}" -o %e 2>/dev/null)
+    end=$(date -d "${end:-none}" +%s 2>/dev/null)
+  fi
+  [[ ! $end =~ ^[0-9]+$ ]] || ends_at=$((now + (end - $(date +%s)) * 100))
+}
+
 # cannot WHAT: said by the command's process when it cannot become the command.
 cannot() {
   printf '%s' "$1" >.start_error
@@ -172,6 +199,7 @@ shopt -s extglob
 rm -f .start_error
 printf '%4096s' "" >.exit.tmp || exit
 find_memory_limit
+find_end
 exec 8<> <(:) # a pipe to ourselves, to read what builtins print: the disk may be full
 exec 9<> <(:) # another one: the gate at which the command waits for its record
 set -m        # it gets a process group of its own
@@ -211,7 +239,7 @@ limits=""
 started_at=$(date +%s.%N)
 trap '' HUP
 # A trap that runs while bash reads a command substitution breaks it: there are none while these last.
-trap 'stop timeout "$grace"' USR1
+trap told_of_end USR1
 trap asked_to_end TERM
 trap wake CHLD
 # Not before: whoever sees that it has started may ask it to end.

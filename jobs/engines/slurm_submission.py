@@ -11,13 +11,9 @@ from jobs import clock
 from jobs.batch import BatchRecord
 from jobs.engines import slurm_commands
 from jobs.engines.base import Submission
-from jobs.engines.slurm_script import job_script, secrets_file
+from jobs.engines.slurm_script import job_script, secrets_file, slurm_limit_s, warning_s
 from jobs.files import write_durable, write_file
 from jobs.model import LaunchManifest
-
-SHORT_S = 600.0  #: of a shorter time limit the minutes in which Slurm counts are too coarse
-EARLY_S = 60.0  #: so much earlier than asked for Slurm may send its signal
-LONGEST_WARNING_S = 300.0  #: where the limit is not known, and may be as short as the grace period
 
 #: `module`, of Environment Modules or of Lmod, is a function of login shells, which a script lacks.
 #: Nothing else of theirs is read, which would change the job's PATH. Where there is none, `module
@@ -73,27 +69,6 @@ def options_of(launched: LaunchManifest) -> list[str]:
         if value is not None:
             options.append(f"--{name}={value}")
     return [*options, *wishes.options]
-
-
-def warning_s(launched: LaunchManifest) -> int:
-    """How long before its limit Slurm is to tell a job that its end is near."""
-    wanted_s = launched.grace_s + 30
-    return math.ceil(wanted_s if launched.time_limit_s else min(wanted_s, LONGEST_WARNING_S))
-
-
-def slurm_limit_s(launched: LaunchManifest) -> int | None:
-    """The time that Slurm is asked for, in whole minutes; none: what it gives by default.
-
-    The script itself ends a job of a short limit to the second, and needs the time to do so; that
-    is also short of which the warning would take more than a quarter.
-    """
-    limit_s = launched.time_limit_s
-    if not limit_s:
-        return None
-    spare_s = warning_s(launched) + EARLY_S
-    if limit_s >= max(SHORT_S, 4 * spare_s):
-        spare_s = 0
-    return math.ceil((limit_s + spare_s) / 60) * 60
 
 
 class Searches:

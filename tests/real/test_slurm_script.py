@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
 from fnmatch import fnmatchcase
@@ -55,7 +56,7 @@ class Node:
         script.write_bytes(os.fsencode(batch_script(job_dirs)))
         process = await asyncio.create_subprocess_exec(
             *("bash", str(script)),
-            env={**OURS, **env},
+            env={**OURS, "SLURM_JOB_END_TIME": str(int(time.time()) + 60), **env},
             start_new_session=True,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -361,6 +362,32 @@ async def test_asked_to_end_it_asks_the_command(
     record = exit_of(job_dir)
     assert (record.why, record.exit_code) == (why, 5)
     assert job_dir.stdout.read_text(encoding="utf-8") == "up\nsaved\n"
+
+
+@pytest.mark.parametrize(
+    ("ends_in_s", "limit_s", "why"),
+    [
+        (3600, 0.0, "terminated"),
+        (3600, 20.0, "terminated"),
+        (100, 0.0, "timeout"),
+        (None, 20.0, "timeout"),  # for which Slurm is asked for two minutes
+        (None, 3600.0, "terminated"),
+        (None, 0.0, "terminated"),
+    ],
+)
+async def test_the_signal_before_the_end_may_come_for_another_reason(
+    node: Node, job_dir: JobDir, ends_in_s: int | None, limit_s: float, why: str
+) -> None:
+    write(
+        job_dir, "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done", time_limit_s=limit_s
+    )
+    end = "" if ends_in_s is None else str(int(time.time()) + ends_in_s)
+    process = await node.begin(job_dir, SLURM_JOB_END_TIME=end)
+    await until(said(1, job_dir))
+    process.send_signal(signal.SIGUSR1)
+    await ended(process)
+    record = exit_of(job_dir)
+    assert (record.why, record.exit_code) == (why, 5)
 
 
 async def test_the_grace_of_the_wish_is_kept(node: Node, job_dir: JobDir) -> None:
