@@ -51,6 +51,7 @@ _PASSING = re.compile(
 )
 #: What scancel says of jobs that have ended, or were never there.
 _NOTHING_TO_DO = re.compile(r"(?i)invalid job id|already (completing|completed)")
+_ALREADY_DONE = 2021 & 0xFF  #: and its exit code where it says nothing of it
 
 
 class Unreachable(Exception):  # noqa: N818 - a fact, of which no error need come
@@ -165,7 +166,7 @@ async def cancel(ids: Iterable[str], *, signal: str | None = None) -> None:
     # Of a job that waits scancel would only say after a minute that it cannot be signalled.
     how = ["--state=RUNNING", "--batch", f"--signal={signal}"] if signal else []
     code, _, error = await _run("scancel", *how, *ids)
-    if code and not _NOTHING_TO_DO.search(error):
+    if code not in (0, _ALREADY_DONE) and not _NOTHING_TO_DO.search(error):
         raise Unreachable(_cause(error) or f"scancel ended with {code}")
 
 

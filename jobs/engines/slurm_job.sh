@@ -162,31 +162,30 @@ asked_to_end() {
   fi
 }
 
+# When Slurm will end the job, by our clock, if that is known. Not every release tells the job itself;
+# of one that asked for no time only the controller knows it then.
+ends_at=$never
+ends_at_epoch() { # SECONDS since the epoch, or anything else for what is not known
+  local epoch
+  now
+  printf -v epoch '%(%s)T' -1
+  [[ ! $1 =~ ^[0-9]{1,12}$ ]] || ends_at=$((now + ($1 - epoch) * 100))
+}
+
 # What USR1 means: that the time limit is near, or at some sites that another job is to come first.
 told_of_end() {
+  local end=""
+  if [ "$ends_at" = $never ]; then
+    SLURM_TIME_FORMAT=%s timeout 10 squeue -h -j "${SLURM_JOB_ID:-0}" -o %e >&7 2>/dev/null
+    read -r -t 1 -u 7 end # not by a substitution, which another trap would break
+    ends_at_epoch "$end"
+  fi
   now
   if [ $((ends_at - now)) -le "$near_end" ]; then
     stop timeout "$grace"
   else
     asked_to_end
   fi
-}
-
-# When Slurm will end the job, by our clock. Not every release tells the job itself; of one that asked
-# for no time only the controller knows it then.
-ends_at=$never
-find_end() {
-  local end=${SLURM_JOB_END_TIME:-}
-  now
-  if [ -z "$end" ] && [ "$slurm_limit" != 0 ]; then
-    ends_at=$((now + slurm_limit))
-    return
-  fi
-  if [ -z "$end" ]; then
-    end=$(SLURM_TIME_FORMAT=standard timeout 10 squeue -h -j "${SLURM_JOB_ID:-0}" -o %e 2>/dev/null)
-    end=$(date -d "${end:-none}" +%s 2>/dev/null)
-  fi
-  [[ ! $end =~ ^[0-9]+$ ]] || ends_at=$((now + (end - $(date +%s)) * 100))
 }
 
 # cannot WHAT: said by the command's process when it cannot become the command.
@@ -199,13 +198,16 @@ shopt -s extglob
 rm -f .start_error
 printf '%4096s' "" >.exit.tmp || exit
 find_memory_limit
-find_end
-exec 8<> <(:) # a pipe to ourselves, to read what builtins print: the disk may be full
+now
+[ "$slurm_limit" = 0 ] || ends_at=$((now + slurm_limit))
+ends_at_epoch "${SLURM_JOB_END_TIME:-}"
+exec 7<> <(:) # a pipe to ourselves, to read what a command prints that a trap runs
+exec 8<> <(:) # another one, to read what builtins print: the disk may be full
 exec 9<> <(:) # another one: the gate at which the command waits for its record
 set -m        # it gets a process group of its own
 (
   read -r -t 60 -u 9 || exit 126
-  exec 8<&- 9<&-
+  exec 7<&- 8<&- 9<&-
   # From here on the job's variables may have the names of ours: only arguments are safe.
   set -- "$PWD" "$mark" "$cwd" "$executable" "${command[@]}"
   environment

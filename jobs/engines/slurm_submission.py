@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import shlex
+from pathlib import Path
 
 from jobs import clock
 from jobs.batch import BatchRecord
@@ -38,11 +39,22 @@ def furnish(one: Submission, record: BatchRecord) -> None:
         setup=modules,
         again=wishes.restart_command if wishes else None,
     )
-    write_file(job_dir.batch_script, script.encode("utf-8", "surrogateescape"), mode=0o700)
+    # Never into the files themselves: a submission before this one may run at this moment.
+    new = job_dir.batch_script.with_name(f".{job_dir.batch_script.name}")
+    write_file(new, script.encode("utf-8", "surrogateescape"), mode=0o700)
+    new.replace(job_dir.batch_script)
     with contextlib.suppress(FileNotFoundError):
-        secrets = json.loads(job_dir.secrets.read_bytes())
-        write_file(job_dir.batch_secrets, secrets_file(secrets))
+        secrets = secrets_file(json.loads(job_dir.secrets.read_bytes()))
+        if not _holds(job_dir.batch_secrets, secrets):
+            write_file(job_dir.batch_secrets, secrets)
     write_durable(job_dir.batch, (record.model_dump_json(exclude_defaults=True) + "\n").encode())
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except FileNotFoundError:
+        return False
 
 
 def options_of(launched: LaunchManifest) -> list[str]:

@@ -160,9 +160,9 @@ def _start_again(daemon: str, *question: str) -> None:
     # Without the marks of the test, at whose end all that has them is ended.
     env = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
     subprocess.run([daemon], check=True, timeout=30, env=env)
-    deadline = time.monotonic() + 30
-    while subprocess.run(question, timeout=30, capture_output=True).returncode:
-        assert time.monotonic() < deadline, f"{daemon} did not come back"
+    deadline = time.monotonic() + 90
+    while (answer := subprocess.run(question, timeout=60, capture_output=True)).returncode:
+        assert time.monotonic() < deadline, f"{daemon} did not come back: {answer.stderr!r}"
         time.sleep(0.2)
 
 

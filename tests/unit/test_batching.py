@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import directory
 from jobs.batch import BatchRecord
 from jobs.batching import places
-from jobs.directory import furnish, read_launch_manifest
-from jobs.engines.slurm_submission import options_of
+from jobs.directory import read_launch_manifest
+from jobs.engines.base import Submission
+from jobs.engines.slurm_submission import furnish, options_of
 from jobs.errors import (
     ExecutableNotFoundError,
     InvalidArgumentError,
@@ -152,6 +155,21 @@ def test_a_launch_can_ask_for_other_resources_than_the_profile(configured: Any) 
     assert {"--nodes=3", "--ntasks=12", "--cpus-per-task=500", "--gres=gpu:4"} <= options
     assert "--mem=900000M" in options
     assert "--time=3" in options, "Slurm's own limit leaves the script the time to end it"
+
+
+def test_a_second_submission_leaves_a_script_that_runs_as_it_is(
+    configured: Any, tmp_path: Path
+) -> None:
+    job_dir = JobDir(tmp_path)
+    job_dir.secrets.write_text('{"KEY": "s3 cret"}', encoding="utf-8")
+    first = Submission(resolved(configured(), engine="slurm"), job_dir, [], 1)
+    furnish(first, BatchRecord(token="a"))
+    text = job_dir.batch_script.read_text(encoding="utf-8")
+    with job_dir.batch_script.open(encoding="utf-8") as running:
+        furnish(replace(first, attempt=2), BatchRecord(token="b"))
+        assert running.read() == text
+    assert "attempt=2" in job_dir.batch_script.read_text(encoding="utf-8")
+    assert job_dir.batch_secrets.read_bytes() == b"KEY=s3 cret\0"
 
 
 @pytest.mark.parametrize(
@@ -388,7 +406,7 @@ def test_the_readme_of_the_directory_names_its_files(configured: Any, tmp_path: 
     for engine, named in (("local", "`lock` and `ctl`"), ("slurm", "`slurm.sh`")):
         job_dir = JobDir(tmp_path / engine)
         job_dir.root.mkdir()
-        furnish(job_dir, resolved(settings, engine=engine))
+        directory.furnish(job_dir, resolved(settings, engine=engine))
         assert named in job_dir.readme.read_text(encoding="utf-8")
 
 
