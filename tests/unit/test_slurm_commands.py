@@ -297,3 +297,12 @@ async def test_one_that_cannot_be_asked_makes_a_search_fail(program: Path) -> No
 async def test_nothing_is_asked_about_no_job(program: Path) -> None:
     assert await slurm_commands.queue([]) == {}
     assert await slurm_commands.accounting([]) == {}
+
+
+async def test_an_order_to_what_has_just_ended_is_carried_out(program: Path) -> None:
+    """Of a job that ends at that moment scancel says so by its exit code alone."""
+    put(program / "scancel", "exit 229")
+    await slurm_commands.cancel(["1"], signal="TERM")
+    put(program / "scancel", "exit 1")
+    with pytest.raises(Unreachable, match="scancel ended with 1"):
+        await slurm_commands.cancel(["1"], signal="TERM")
