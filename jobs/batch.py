@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from jobs.limits import Model
 
+#: How the wait of a job begins that did run, and was put back into its scheduler's queue.
+WAITING_AGAIN = "waiting again in its queue: "
+
 
 class BatchWishes(Model):
     """What a scheduler is told besides resources: from a profile of the configuration."""

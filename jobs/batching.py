@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from typing import NamedTuple
 
@@ -48,6 +49,28 @@ def chosen_engine(
     return SLURM, profile, slurm.profiles[profile]
 
 
+#: Options of sbatch by which Outlast finds, runs or ends a job: no profile or launch may give them.
+_OURS = (
+    *("array", "chdir", "error", "help", "job-name", "no-requeue", "output", "parsable", "requeue"),
+    *("signal", "test-only", "usage", "version", "wait", "wrap"),
+)
+#: The short ones, also behind others that have no value: `-HJx`.
+_OURS_SHORT = re.compile(r"-[HIOQkmsv]*[aDehJoVWu]")
+
+
+def _check_options(options: list[str]) -> None:
+    """Raises InvalidArgumentError for one of ours, which sbatch takes shortened, too."""
+    for option in options:
+        name = option.removeprefix("--").partition("=")[0]
+        long = option.startswith("--") and name and any(one.startswith(name) for one in _OURS)
+        if long or _OURS_SHORT.match(option):
+            raise InvalidArgumentError(
+                f"The option {shown(option, 80)!r} of sbatch is Outlast's own to give.",
+                "Leave it out of engine_options, and of `options` in the profile; name, time "
+                "limit and stop of a job are arguments of the launch or of its manifest.",
+            )
+
+
 class Place(NamedTuple):
     """Where jobs can run, for whoever is to choose."""
 
@@ -90,6 +113,8 @@ def batch_wishes(
             "Leave engine out to run it on this machine; where there is a cluster, see `outlast "
             "doctor --engine slurm`.",
         )
+    options = [*profile.options, *request.engine_options]
+    _check_options(options)
     told = profile.model_dump(include={"partition", "account", "qos", "constraint", "reservation"})
     return BatchWishes(
         access=access,
@@ -97,7 +122,7 @@ def batch_wishes(
         nodes=request.resources.nodes or profile.nodes,
         tasks=request.resources.tasks or profile.tasks,
         modules=profile.modules,
-        options=[*profile.options, *request.engine_options],
+        options=options,
         **told,
     )
 

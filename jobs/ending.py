@@ -35,7 +35,8 @@ class Ending:
         await self.make_final(job, job_dir, record)
 
     async def make_final(self, job: Job, job_dir: JobDir, record: RunRecord) -> None:
-        job_dir.secrets.unlink(missing_ok=True)
+        for path in (job_dir.secrets, job_dir.batch_secrets):
+            path.unlink(missing_ok=True)
         reach("keeper.secrets_removed")
         await self._store.move(
             job,

@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from jobs import clock
+from jobs.batch import WAITING_AGAIN
+from jobs.batching import LOCAL
 from jobs.cancel import wish_cancel
 from jobs.directory import read_launch_manifest, read_record
 from jobs.ending import Ending
@@ -146,10 +148,13 @@ class Keeper:
                 await self._tend_living(job, job_dir, sighting)
                 return True
             case Phase.WAITING:
-                await self._note(job, sighting.detail)
+                again = WAITING_AGAIN if job.state is State.RUNNING else ""
+                await self._note(job, again + (sighting.detail or ""))
                 await self._stop_if_wished(job, job_dir)
             case Phase.STARTING | Phase.UNKNOWN:
                 await self._note(job, sighting.detail)
+                if job.engine != LOCAL:  # a scheduler can end what shows no sign of life
+                    await self._stop_if_wished(job, job_dir)
         return False
 
     async def _note(self, job: Job, detail: str | None) -> None:

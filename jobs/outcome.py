@@ -139,11 +139,13 @@ def _limit_hit(sighting: Sighting) -> str | None:
     """The sentence that tells of a limit that the job ran into, whatever became of it then."""
     hit = sighting.exit.limit_hit if sighting.exit else None
     limits = sighting.started.limits if sighting.started else None
-    if hit is None or limits is None:
+    if hit is None:
         return None
-    if hit == "memory_mb":
-        return f"Its memory limit of {limits.memory_mb} MB was reached."
-    return f"Its limit of {limits.processes} processes was reached."
+    if hit == "memory_mb":  # a scheduler may tell of one that the job itself did not see
+        size = f" of {limits.memory_mb} MB" if limits and limits.memory_mb else ""
+        return f"Its memory limit{size} was reached."
+    count = f"{limits.processes} " if limits and limits.processes else ""
+    return f"Its limit of {count}processes was reached."
 
 
 def cancelled_because(reason: str | None) -> str | None:

@@ -140,10 +140,11 @@ class Starting:
         try:
             await engine.submit([submission for _, submission in submissions])
         except RefusedError as error:
-            for job, _ in submissions:
-                await self._ending.end_unstarted(
-                    job, Event.FAIL, f"{job.engine} refused it: {error}."
-                )
+            for job, submission in submissions:
+                why = error.reasons.get(submission.job_dir.root)
+                if why is not None:
+                    reason = f"{job.engine} refused it: {why}."
+                    await self._ending.end_unstarted(job, Event.FAIL, reason)
         except OSError as error:
             for job, submission in submissions:
                 job_dir = submission.job_dir

@@ -21,7 +21,7 @@ from jobs.sweeps import MOST_JOBS
 from jobs.text import shown
 from server.doctor import Check, end_keeper, ground_checks, not_doctor
 from server.job_replies import duration, headline
-from server.wiring import open_service, slurm_refusal, slurm_report
+from server.wiring import open_service, slurm_report, slurm_trial
 
 if TYPE_CHECKING:
     from jobs.service import Service
@@ -118,15 +118,15 @@ async def _profile(
         return Check(label, "fail", what, mend)
     request = LaunchRequest(command=["true"], engine=f"slurm:{name}")
     try:
-        refusal = await slurm_refusal(request, settings)
+        refusal, asked = await slurm_trial(request, settings)
     except JobError as error:
         return Check(label, "fail", error.cause, error.next_step)
     if refusal:
         return Check(label, "fail", f"Slurm refuses a job of one core with it: {refusal}", mend)
     limits = [partition.time_limit_s for partition in chosen if partition.time_limit_s]
-    asked = profile.time_limit_s
     if asked and chosen and len(limits) == len(chosen) and asked > max(limits):
-        what = f"time_limit_s = {asked:g} is more than its partition gives ({max(limits):g})"
+        what = f"for time_limit_s = {profile.time_limit_s:g} Slurm is asked for {asked:g} s, which "
+        what += f"is more than its partition gives ({max(limits):g})"
         return Check(label, "fail", f"{what}: its jobs would wait for ever", mend)
     where = ", ".join(partition.name for partition in chosen) or "the default partition"
     default = " (the default)" if name == settings.engines.slurm.default_profile else ""

@@ -62,24 +62,29 @@ async def slurm_report(settings: Settings) -> ClusterReport:
     return await report(cluster_access(settings))
 
 
-async def slurm_refusal(request: LaunchRequest, settings: Settings) -> str | None:
-    """Why Slurm would refuse such a job, none of which is submitted.
+async def slurm_trial(
+    request: LaunchRequest, settings: Settings
+) -> tuple[str | None, float | None]:
+    """Why Slurm would refuse such a job, if it would, and the time limit that it would be asked
+    for. Nothing is submitted.
 
     Raises JobError for what is refused here, OSError when Slurm does not answer.
     """
-    from jobs.engines.base import RefusedError
+    from jobs.engines.slurm_commands import Refused
     from jobs.engines.slurm_report import check_accepted
+    from jobs.engines.slurm_script import slurm_limit_s
 
     def no_parent(job_id: str) -> Parent:
         raise JobNotFoundError(job_id)
 
     manifests = Manifests(settings.all_manifest_dirs)
-    for launch in resolve(request, settings, manifests, client=None, find_parent=no_parent):
-        try:
-            await check_accepted(launch.manifest)
-        except RefusedError as error:
-            return str(error)
-    return None
+    (launch,) = resolve(request, settings, manifests, client=None, find_parent=no_parent)
+    refusal = None
+    try:
+        await check_accepted(launch.manifest)
+    except Refused as error:
+        refusal = str(error)
+    return refusal, slurm_limit_s(launch.manifest)
 
 
 def run_keeper(home: Home) -> NoReturn:

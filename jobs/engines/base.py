@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
@@ -43,7 +44,12 @@ class Submission:
 
 
 class RefusedError(Exception):
-    """The scheduler will never start it as it is; the text says why."""
+    """The scheduler will never start some jobs as they are. `reasons` says why, by job directory:
+    the others of the same batch were submitted."""
+
+    def __init__(self, reasons: Mapping[Path, str]) -> None:
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+        self.reasons = reasons
 
 
 class UnreachableError(OSError):
@@ -59,7 +65,7 @@ class Engine(Protocol):
         GPUs and attempt are written down with the start, so that the index can be made anew.
         Raises OSError when they could not be started just now (no memory, no descriptors, a
         scheduler that does not answer): what a poll then says was never started may be tried again.
-        Raises RefusedError when none of them can ever be.
+        Raises RefusedError, when all were tried, for those that can never be.
         """
         ...
 

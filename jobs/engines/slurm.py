@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs.directory import read_record
 from jobs.engines import slurm_commands
-from jobs.engines.base import Phase, Sighting, Submission
+from jobs.engines.base import Phase, RefusedError, Sighting, Submission
 from jobs.engines.slurm_cluster import SlurmCluster
 from jobs.model import LaunchManifest
 from jobs.paths import JobDir
@@ -32,9 +32,15 @@ class SlurmEngine:
         groups: dict[Access, list[Submission]] = {}
         for one in batch:
             groups.setdefault(self._access(one.job_dir), []).append(one)
+        refused: dict[Path, str] = {}
         for group in groups.values():
             with self._asking(group[0].job_dir) as cluster:
-                await cluster.submit(group)
+                try:
+                    await cluster.submit(group)
+                except RefusedError as error:
+                    refused |= error.reasons
+        if refused:
+            raise RefusedError(refused)
 
     def is_ready(self, job_dir: JobDir) -> bool:
         with self._asking(job_dir) as cluster:

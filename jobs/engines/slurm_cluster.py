@@ -17,14 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs import clock
 from jobs.batch import BatchRecord
 from jobs.directory import read_record
 from jobs.engines import slurm_commands as slurm
 from jobs.engines.base import Phase, RefusedError, Sighting, Submission, UnreachableError
-from jobs.engines.slurm_rows import AccountRow, QueueRow
+from jobs.engines.slurm_answers import SETTLE_S, Answers
 from jobs.engines.slurm_script import batch_script
-from jobs.engines.slurm_states import FINAL, LIVE, WAITING, Seen, facts_of, sight
+from jobs.engines.slurm_states import LIVE, WAITING, Seen, believed, facts_of, sight
 from jobs.engines.slurm_submission import Searches, furnish, options_of
 from jobs.failpoints import reach
 from jobs.files import write_durable
@@ -33,13 +32,12 @@ from jobs.paths import JobDir
 
 log = logging.getLogger(__name__)
 
-#: After so long no sbatch of a keeper that was killed can still be on its way: it gives up after
-#: ten seconds by itself.
+#: After so long without a trace a submission counts as never made. The sbatch of a keeper that was
+#: killed may be on its way even then: it tries for two minutes while Slurm takes no more jobs. Of
+#: two submissions only one claims the job directory (`slurm_job.sh`), and the other refuses.
 IN_FLIGHT_S = 30.0
 WORTH_S = 60.0  #: of a shorter job it is not waited for what it has used
-SETTLE_S = 15.0  #: for a shared file system, or the accounting, to show what has happened
 AGAIN_S = 20.0  #: between orders to end a job that does not end
-SLOWEST_S = 60.0  #: between looks at a queue in which nothing happens
 KILL_AFTER_S = 60.0  #: behind the grace period Slurm is to end what the script has not
 
 
@@ -48,29 +46,18 @@ class SlurmCluster:
     `Engine`, and run within `slurm_commands.reaching`."""
 
     def __init__(self, poll_s: float) -> None:
-        self._poll_s = poll_s
-        self._interval_s = poll_s
+        self._said = Answers(poll_s)
         self._records: dict[Path, BatchRecord] = {}  #: of jobs that have not ended
-        self._queue: dict[str, QueueRow] = {}
-        self._account: dict[str, AccountRow] = {}
-        self._asked_at = -math.inf  #: by the monotonic clock, as all times here
-        self._arrays: set[str] = set()  #: that some task of is in these answers
-        self._answered: set[str] = set()  #: IDs that the last answer was about
-        self._answered_at = -math.inf  #: by the wall clock
-        self._silent_since: float | None = None  #: by the wall clock
-        self._silence = ""
-        self._over_since: dict[str, float] = {}  #: IDs that Slurm has told the end of, or forgotten
         self._ended_since: dict[str, float] = {}  #: IDs whose own record of the end is there
         self._wished_at: dict[str, float] = {}  #: IDs that are to end
         self._told_at: dict[str, float] = {}  #: and the last order of those that were told so
         self._to_tell: dict[str | None, set[str]] = {}  #: by the signal; None: Slurm's own way
-        self._has_accounting: bool | None = None  #: None: not known yet
         self._errands: dict[str, asyncio.Task[None]] = {}
         self._submitting = asyncio.Lock()
         self._searches = Searches(poll_s)
 
     def is_ready(self) -> bool:
-        return self._silent_since is None or self._due()
+        return self._said.is_ready()
 
     async def submit(self, batch: Sequence[Submission]) -> None:
         """Submit once what can go together: the tasks of an array have all options in common."""
@@ -80,10 +67,16 @@ class SlurmCluster:
                 if await self._was_submitted(one.job_dir):
                     continue
                 groups.setdefault(tuple(options_of(one.launched)), []).append(one)
+            refused: dict[Path, str] = {}
             for options, group in groups.items():
                 if not self.is_ready():
-                    raise UnreachableError(self._silence)
-                await self._submit(group, options)
+                    raise UnreachableError(self._said.silence)
+                try:
+                    await self._submit(group, options)
+                except slurm.Refused as error:
+                    refused |= dict.fromkeys((one.job_dir.root for one in group), str(error))
+        if refused:
+            raise RefusedError(refused)
 
     async def _was_submitted(self, job_dir: JobDir) -> bool:
         """Whether Slurm has the job already. Raises UnreachableError when that is not known yet."""
@@ -108,19 +101,19 @@ class SlurmCluster:
         script = batch_script([one.job_dir for one in group])
         try:
             base = await slurm.submit(script, token, [*options, *array, f"--output={log_file}"])
-        except slurm.Refused as error:
+        except slurm.Refused:
             for one in group:
                 self._forget(one.job_dir)
                 one.job_dir.batch.unlink(missing_ok=True)
-            raise RefusedError(str(error)) from None
+            raise
         except slurm.Unreachable as error:
-            self._fell_silent(str(error))
+            self._said.fell_silent(str(error))
             raise UnreachableError(f"Slurm does not answer: {error}") from None
         reach("slurm.submitted")
         for index, one in enumerate(group):
             self._note(one.job_dir, id=f"{base}_{index}" if several else base)
         reach("slurm.recorded")
-        self._look_soon()
+        self._said.look_soon()
 
     async def poll(self, job_dir: JobDir) -> Sighting:
         """From the job's own records and the last answers; Slurm is asked beside."""
@@ -133,6 +126,9 @@ class SlurmCluster:
             if started is None:
                 return Sighting(Phase.NEVER_STARTED)
             return Sighting(Phase.VANISHED, started, detail="what Slurm had of it is gone")
+        place = started.batch if started else None
+        if place is not None and place.job != record.id:
+            record = self._note(job_dir, id=place.job)  # of two submissions the one that runs
         if record.id is None:
             try:
                 record = await self._found(job_dir, record)
@@ -141,28 +137,31 @@ class SlurmCluster:
             if record.id is None:
                 return Sighting(Phase.NEVER_STARTED)
         self._ask_if_due()
-        sighting = sight(self._seen(record.id, started, ended))
-        if started is not None and ended is None and started.started_at > self._answered_at:
+        seen = self._said.seen(record.id, started, ended, wished=record.id in self._wished_at)
+        sighting = sight(seen)
+        if started and ended is None and self._said.are_older_than(started.started_at):
             sighting = Sighting(Phase.RUNNING, started)  # since Slurm was asked for the last time
-        if sighting.phase is Phase.ENDED and ended and self._awaits_account(record.id, ended):
+        if sighting.phase is Phase.ENDED and ended and self._awaits_account(record.id, seen, ended):
             sighting = Sighting(Phase.RUNNING, started, detail="it has ended; its use is asked for")
         sighting = self._in_our_words(record.id, sighting)
-        self._keep(job_dir, record.id, sighting)
+        self._keep(job_dir, seen, sighting)
         return sighting
 
-    def _awaits_account(self, job_id: str, ended: ExitRecord) -> bool:
+    def _awaits_account(self, job_id: str, seen: Seen, ended: ExitRecord) -> bool:
         """Whether a job of some length has ended just now, and the accounting may still tell what
         it has used."""
         since = self._ended_since.setdefault(job_id, time.monotonic())
-        if ended.wall_s < WORTH_S or job_id in self._account or self._has_accounting is False:
+        if ended.wall_s < WORTH_S or believed(seen) or seen.no_account:
             return False
-        self._look_soon()
-        return time.monotonic() - since < 2 * SETTLE_S and self._silent_since is None
+        if self._said.has_accounting is False or self._said.is_silent:
+            return False
+        self._said.look_soon()
+        return time.monotonic() - since < 2 * SETTLE_S
 
     async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
         record = self._record(job_dir)
-        if record is None:
-            return
+        if record is None or not self.is_ready():
+            return  # the keeper's next look asks for it again
         if record.id is None:
             with contextlib.suppress(UnreachableError):
                 record = await self._found(job_dir, record)
@@ -171,8 +170,11 @@ class SlurmCluster:
         if job_id is None or now - self._told_at.get(job_id, -math.inf) < AGAIN_S:
             return
         waited_s = now - self._wished_at.setdefault(job_id, now)
-        row = self._queue.get(job_id)
-        begun = job_dir.started.exists() if row is None else row.state in LIVE
+        row = self._said.queue.get(job_id)
+        started = read_record(job_dir.started, StartedRecord)
+        begun = started is not None or (row is not None and row.state in LIVE)
+        if row is not None and row.state in WAITING:  # unless it has begun since Slurm was asked
+            begun = started is not None and self._said.are_older_than(started.started_at)
         launched = read_record(job_dir.launch_manifest, LaunchManifest)
         grace_s = grace_s if grace_s is not None else launched.grace_s if launched else 0.0
         signal = "TERM" if begun and waited_s <= grace_s + KILL_AFTER_S else None
@@ -186,21 +188,23 @@ class SlurmCluster:
             try:
                 await slurm.cancel(sorted(job_ids), signal=signal)
             except slurm.Unreachable as error:
-                self._fell_silent(str(error))  # the keeper's next look asks for it again
+                self._said.fell_silent(str(error))  # the keeper's next look asks for it again
                 return
             self._told_at |= dict.fromkeys(job_ids, time.monotonic())
-        self._look_soon()
+        self._said.look_soon()
 
     async def _found(self, job_dir: JobDir, record: BatchRecord) -> BatchRecord:
         """The record with the ID that Slurm knows the token by, if it does. Raises UnreachableError
         when it could not be asked, or a submission may still be on its way."""
         intended_at = job_dir.batch.stat().st_mtime
         if not self.is_ready():
-            raise UnreachableError(self._silence)
+            raise UnreachableError(self._said.silence)
         try:
             searched_at, base = await self._searches.find(record.token, since=intended_at - 86400)
+        except slurm.NoAccounting as error:
+            raise UnreachableError(f"Slurm's accounting does not answer: {error}") from None
         except slurm.Unreachable as error:
-            self._fell_silent(str(error))
+            self._said.fell_silent(str(error))
             raise UnreachableError(f"Slurm does not answer: {error}") from None
         if base is not None:
             found = base if record.index is None else f"{base}_{record.index}"
@@ -211,76 +215,18 @@ class SlurmCluster:
 
     # What Slurm says.
 
-    def _due(self) -> bool:
-        return time.monotonic() - self._asked_at >= self._interval_s
-
-    def _look_soon(self) -> None:
-        """Something has happened: look at the next occasion that the pace allows."""
-        self._interval_s = self._poll_s
-
     def _ask_if_due(self) -> None:
-        if self._due() and "ask" not in self._errands:
-            self._asked_at = time.monotonic()
-            self._run("ask", self._ask())
-
-    async def _ask(self) -> None:
-        """One question to the queue about all jobs, one to the accounting about those that it does
-        not know to be alive."""
-        ids = {record.id for record in self._records.values() if record.id is not None}
-        before = {job_id: row.state for job_id, row in self._queue.items()}
-        asked_at = clock.now()
-        try:
-            if self._silent_since is not None:  # the queue would be tried for 18 s
-                await slurm.ping()
-            queued = await slurm.queue(ids)
-            queue = {id: row for id, row in queued.items() if id in ids}
-            over = {id for id in ids if id not in queue or queue[id].state in FINAL}
-            accounts = await slurm.accounting(over) if over else {}
-        except slurm.Unreachable as error:
-            self._fell_silent(str(error))
-            return
-        if over:
-            self._has_accounting = accounts is not None
-        accounts = accounts or {}
-        self._silent_since, self._answered_at = None, asked_at
-        self._account = {id: row for id, row in accounts.items() if id in over}
-        self._queue, self._answered = queue, ids
-        self._arrays = {id.partition("_")[0] for id in (*queued, *accounts)}
-        now = time.monotonic()
-        self._over_since = {id: self._over_since.get(id, now) for id in over}
-        changed = before != {job_id: row.state for job_id, row in queue.items()}
-        unsettled = any(now - since < SETTLE_S for since in self._over_since.values())
-        slower = min(self._interval_s * 1.5, max(SLOWEST_S, self._poll_s))
-        self._interval_s = self._poll_s if changed or unsettled else slower
-
-    def _fell_silent(self, why: str) -> None:
-        if self._silent_since is None:
-            self._silent_since = clock.now()
-        self._asked_at = time.monotonic()
-        self._interval_s = self._poll_s
-        self._silence = f"Slurm has not answered since {clock.iso(self._silent_since)}: {why}"
-        log.warning("%s", self._silence)
-
-    def _seen(self, job_id: str, started: StartedRecord | None, ended: ExitRecord | None) -> Seen:
-        over_since = self._over_since.get(job_id)
-        return Seen(
-            started=started,
-            exit=ended,
-            queue=self._queue.get(job_id),
-            account=self._account.get(job_id),
-            array_is_known="_" in job_id and job_id.partition("_")[0] in self._arrays,
-            wished=job_id in self._wished_at,
-            queue_answered=self._silent_since is None and job_id in self._answered,
-            settled=over_since is not None and time.monotonic() - over_since >= SETTLE_S,
-        )
+        if "ask" not in self._errands and self._said.take_turn():
+            ids = {record.id for record in self._records.values() if record.id is not None}
+            self._run("ask", self._said.ask(ids))
 
     def _in_our_words(self, job_id: str, sighting: Sighting) -> Sighting:
         """A job that waits can be stopped; one that runs needs no words, unless Slurm is silent."""
-        row = self._queue.get(job_id)
+        row = self._said.queue.get(job_id)
         if sighting.phase is Phase.STARTING and row is not None and row.state in WAITING:
             return replace(sighting, phase=Phase.WAITING)
-        silent = self._silence if self._silent_since is not None else None
-        if sighting.phase is Phase.UNKNOWN and job_id not in self._answered:
+        silent = self._said.silence if self._said.is_silent else None
+        if sighting.phase is Phase.UNKNOWN and not self._said.are_about(job_id):
             return replace(sighting, detail=silent or "Slurm has just been given it")
         if sighting.phase is Phase.UNKNOWN and silent:
             return replace(sighting, detail=silent)
@@ -310,15 +256,13 @@ class SlurmCluster:
                 write_durable(job_dir.batch, text.encode())
         return record
 
-    def _keep(self, job_dir: JobDir, job_id: str, sighting: Sighting) -> None:
-        row, account = self._queue.get(job_id), self._account.get(job_id)
-        facts = facts_of(row, account, sighting)
+    def _keep(self, job_dir: JobDir, seen: Seen, sighting: Sighting) -> None:
+        facts = facts_of(seen, sighting)
         place = sighting.started.batch if sighting.started else None
         if place is not None and self._records[job_dir.root].nodes is None:
             facts.setdefault("nodes", place.node)  # Slurm has not been asked since it began
         self._note(job_dir, **facts)
         if sighting.phase in (Phase.ENDED, Phase.VANISHED):
-            job_dir.batch_secrets.unlink(missing_ok=True)
             self._forget(job_dir)
 
     def _forget(self, job_dir: JobDir) -> None:

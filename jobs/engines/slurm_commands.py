@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from jobs.engines.slurm_rows import (
 )
 from jobs.text import shown
 
-CALL_S = 60.0  #: a busy controller answers late; sbatch itself tries for 9 s, squeue for 18 s
+CALL_S = 60.0  #: a busy controller answers late; squeue tries for 18 s, sbatch for two minutes
 PING_S = 15.0
 KILL_S = 5.0  #: for what was killed to be gone
 MOST_BYTES = 64 << 20  #: of one answer; a row has some 200
@@ -50,10 +51,15 @@ _PASSING = re.compile(
 )
 #: What scancel says of jobs that have ended, or were never there.
 _NOTHING_TO_DO = re.compile(r"(?i)invalid job id|already (completing|completed)")
+_ALREADY_DONE = 2021 & 0xFF  #: and its exit code where it says nothing of it
 
 
 class Unreachable(Exception):  # noqa: N818 - a fact, of which no error need come
     """Slurm could not be asked, or its answer not understood. Says nothing about any job."""
+
+
+class NoAccounting(Unreachable):
+    """Only the accounting could not be asked, although the cluster keeps one."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -115,15 +121,16 @@ async def find(token: str, *, since: float) -> list[str]:
     """The IDs of our jobs with this token that were submitted after `since` (seconds since the
     epoch), those of array tasks as `25_3`; from the queue and from the accounting.
 
-    Without accounting a job is not found that ended more than MinJobAge ago.
+    The accounting is asked only where the queue knows none. Without one a job is not found that
+    ended more than MinJobAge ago.
     """
     user = str(os.geteuid())
     queued = await _squeue("-u", user, "-n", token)
-    begin = datetime.fromtimestamp(since).strftime("%Y-%m-%dT%H:%M:%S")
-    accounts = await _sacct("-u", user, "--name", token, "-S", begin)
     found = {id for id, row in parse_queue(queued).items() if row.name == token}
-    if accounts is not None:
-        found |= {id for id, row in parse_account(accounts).items() if row.name == token}
+    if not found:
+        begin = datetime.fromtimestamp(since).strftime("%Y-%m-%dT%H:%M:%S")
+        accounts = await _sacct("-u", user, "--name", token, "-S", begin) or ""
+        found = {id for id, row in parse_account(accounts).items() if row.name == token}
     return sorted(found, key=lambda id: [int(part) for part in id.split("_")])
 
 
@@ -140,7 +147,7 @@ async def queue(ids: Collection[str]) -> dict[str, QueueRow]:
 
 async def accounting(ids: Collection[str]) -> dict[str, AccountRow] | None:
     """What the accounting knows of the jobs, and of other tasks of their arrays, in one call; None
-    where the cluster keeps none.
+    where the cluster keeps none, or nobody here can ask it. Raises NoAccounting.
 
     It lags behind the controller, and is wrong for a while after an outage of its own.
     """
@@ -159,7 +166,7 @@ async def cancel(ids: Iterable[str], *, signal: str | None = None) -> None:
     # Of a job that waits scancel would only say after a minute that it cannot be signalled.
     how = ["--state=RUNNING", "--batch", f"--signal={signal}"] if signal else []
     code, _, error = await _run("scancel", *how, *ids)
-    if code and not _NOTHING_TO_DO.search(error):
+    if code not in (0, _ALREADY_DONE) and not _NOTHING_TO_DO.search(error):
         raise Unreachable(_cause(error) or f"scancel ended with {code}")
 
 
@@ -204,12 +211,17 @@ async def _squeue(*which: str) -> str:
 
 
 async def _sacct(*which: str) -> str | None:
+    if shutil.which("sacct", path=command_env().get("PATH")) is None:
+        return None
     fields = f"--format={','.join(ACCOUNT_FIELDS)}"
-    code, out, error = await _run("sacct", "-n", "-P", "--noconvert", fields, *which)
+    try:
+        code, out, error = await _run("sacct", "-n", "-P", "--noconvert", fields, *which)
+    except Unreachable as unreachable:
+        raise NoAccounting(str(unreachable)) from None
     if code and re.search(r"(?i)accounting storage is disabled", out + error):
         return None
     if code or re.search(r"(?i)\berror:", error):  # some releases say so and end with 0
-        raise Unreachable(_cause(error) or f"sacct ended with {code}")
+        raise NoAccounting(_cause(error) or f"sacct ended with {code}")
     return out
 
 

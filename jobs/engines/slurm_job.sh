@@ -10,6 +10,17 @@ batch="{\"job\": \"$job\", \"node\": \"${node//[^A-Za-z0-9._-]/?}\", \"restarts\
 never=999999999999
 why=exit error="" child="" sleeper="" stirred=no limit_at=$never kill_at=$never woken=no
 
+# Of two submissions of the job, the answer of one of which was lost, only the first that begins may
+# run. A link is made whole by one alone, on NFS too, where `ln` may fail although it has made it.
+printf '%s\n' "$job" >".claim.$job" || exit
+ln -T -- ".claim.$job" .claim 2>/dev/null
+rm -f -- ".claim.$job"
+read -r claimed <.claim || exit
+if [ "$claimed" != "$job" ]; then
+  echo "the job is run by another submission of it, Slurm job $claimed" >&2
+  exit "$ran_before"
+fi
+
 # A run that was ended from outside, and is to go on: its node failed, or another job came first.
 if [ "$runs_again" = yes ] && [ -e exit ] && [[ $(<exit) == '{"why": "terminated",'* ]]; then
   rm -f exit
@@ -18,7 +29,21 @@ if [ -e exit ] || { [ -e started ] && [ "$runs_again" = no ]; }; then
   echo "the job ran before and must not run twice" >&2
   exit "$ran_before"
 fi
-[ ! -e started ] || command=("${command_again[@]}")
+
+# Of a first run that left none there is nothing to go on with: it begins as if it were the first.
+has_checkpoint() (
+  [ -n "$checkpoint" ] || exit 0
+  cd -- "$cwd" && shopt -s globstar dotglob nullglob || exit
+  for path in **; do
+    # shellcheck disable=SC2053 # it is a pattern
+    [[ $path != $checkpoint || ! -f $path || -L $path ]] || exit 0
+  done
+  exit 1
+)
+if [ -e started ]; then
+  ! has_checkpoint || command=("${command_again[@]}")
+  [ -z "$stop_file" ] || rm -f -- "$cwd/$stop_file" # of the stop of the run before
+fi
 
 # now: sets `now` by a clock that nobody sets.
 now() {
@@ -138,6 +163,32 @@ asked_to_end() {
   fi
 }
 
+# When Slurm will end the job, by our clock, if that is known. Not every release tells the job itself;
+# of one that asked for no time only the controller knows it then.
+ends_at=$never
+ends_at_epoch() { # SECONDS since the epoch, or anything else for what is not known
+  local epoch
+  now
+  printf -v epoch '%(%s)T' -1
+  [[ ! $1 =~ ^[0-9]{1,12}$ ]] || ends_at=$((now + ($1 - epoch) * 100))
+}
+
+# What USR1 means: that the time limit is near, or at some sites that another job is to come first.
+told_of_end() {
+  local end=""
+  if [ "$ends_at" = $never ]; then
+    SLURM_TIME_FORMAT=%s timeout 10 squeue -h -j "${SLURM_JOB_ID:-0}" -o %e >&7 2>/dev/null
+    read -r -t 1 -u 7 end # not by a substitution, which another trap would break
+    ends_at_epoch "$end"
+  fi
+  now
+  if [ $((ends_at - now)) -le "$near_end" ]; then
+    stop timeout "$grace"
+  else
+    asked_to_end
+  fi
+}
+
 # cannot WHAT: said by the command's process when it cannot become the command.
 cannot() {
   printf '%s' "$1" >.start_error
@@ -148,12 +199,16 @@ shopt -s extglob
 rm -f .start_error
 printf '%4096s' "" >.exit.tmp || exit
 find_memory_limit
-exec 8<> <(:) # a pipe to ourselves, to read what builtins print: the disk may be full
+now
+[ "$slurm_limit" = 0 ] || ends_at=$((now + slurm_limit))
+ends_at_epoch "${SLURM_JOB_END_TIME:-}"
+exec 7<> <(:) # a pipe to ourselves, to read what a command prints that a trap runs
+exec 8<> <(:) # another one, to read what builtins print: the disk may be full
 exec 9<> <(:) # another one: the gate at which the command waits for its record
 set -m        # it gets a process group of its own
 (
   read -r -t 60 -u 9 || exit 126
-  exec 8<&- 9<&-
+  exec 7<&- 8<&- 9<&-
   # From here on the job's variables may have the names of ours: only arguments are safe.
   set -- "$PWD" "$mark" "$cwd" "$executable" "${command[@]}"
   environment
@@ -187,7 +242,7 @@ limits=""
 started_at=$(date +%s.%N)
 trap '' HUP
 # A trap that runs while bash reads a command substitution breaks it: there are none while these last.
-trap 'stop timeout "$grace"' USR1
+trap told_of_end USR1
 trap asked_to_end TERM
 trap wake CHLD
 # Not before: whoever sees that it has started may ask it to end.

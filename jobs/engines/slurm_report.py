@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from jobs.batch import ClusterReport, PartitionReport
 from jobs.engines import slurm_commands as slurm
-from jobs.engines.base import RefusedError, UnreachableError
+from jobs.engines.base import UnreachableError
 from jobs.engines.slurm_rows import Partition
 from jobs.engines.slurm_submission import options_of
 from jobs.model import LaunchManifest
@@ -49,13 +49,11 @@ async def _report() -> ClusterReport:
 async def check_accepted(launched: LaunchManifest) -> None:
     """Returns when Slurm would accept such a job; none is submitted.
 
-    Raises RefusedError with Slurm's reason, or UnreachableError.
+    Raises slurm_commands.Refused with Slurm's reason, or UnreachableError.
     """
     try:
         with slurm.reaching(launched.batch.access if launched.batch else None):
             await slurm.try_out("#!/bin/bash\n", options_of(launched))
-    except slurm.Refused as error:
-        raise RefusedError(str(error)) from None
     except slurm.Unreachable as error:
         raise UnreachableError(str(error)) from None
 

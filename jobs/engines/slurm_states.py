@@ -19,7 +19,7 @@ from jobs.engines.slurm_script import NOT_ON_NODE, RAN_BEFORE
 from jobs.model import ExitRecord, StartedRecord
 
 Why = Literal["exit", "cancelled", "timeout", "terminated", "start_error"]
-SIGKILL = 9
+SIGKILL, SIGTERM = 9, 15
 NO_NODE = ("", "None assigned", "(null)")  #: what stands for none where nodes are told
 
 #: It waits, or waits again: nothing of it runs.
@@ -104,6 +104,9 @@ class Seen:
     array_is_known: bool = False
     wished: bool = False  #: we have told Slurm to end it
     queue_answered: bool = True  #: the controller could be asked: no row means that it forgot
+    no_account: str = (
+        ""  #: that the accounting, which the cluster keeps, could not be asked, and why
+    )
     #: Some time has passed since Slurm told the end, or forgot the job, for the first time: what a
     #: shared file system or the accounting shows late would be there.
     settled: bool = False
@@ -140,16 +143,18 @@ def sight(seen: Seen) -> Sighting:
     if seen.settled and seen.started is None and _is_gone_unbegun(seen):
         return Sighting(Phase.ENDED, exit=_cancelled_before())
     detail = "Slurm no longer knows it, and it has left no record of its end"
+    if seen.no_account:
+        detail = f"{detail}; {seen.no_account}"
+        return Sighting(Phase.UNKNOWN, seen.started, detail=detail)
     if seen.account is not None:
         detail = f"the accounting still says {seen.account.state}, but Slurm no longer knows it"
     return Sighting(Phase.VANISHED if seen.settled else Phase.UNKNOWN, seen.started, detail=detail)
 
 
-def facts_of(
-    row: QueueRow | None, account: AccountRow | None, sighting: Sighting
-) -> dict[str, Any]:
+def facts_of(seen: Seen, sighting: Sighting) -> dict[str, Any]:
     """What of Slurm's answers is worth being kept in `batch.json`, as fields of BatchRecord."""
-    last = row or account
+    row, account = seen.queue, believed(seen)
+    last = row or seen.account
     facts: dict[str, Any] = {}
     if last is not None:
         facts["state"] = last.state
@@ -198,13 +203,17 @@ def _end_state(seen: Seen) -> str | None:
     """The final state that can be believed, if there is one."""
     if seen.queue is not None:
         return seen.queue.state if seen.queue.state in FINAL else None
-    if seen.queue_answered and seen.account is not None and seen.account.state in FINAL:
-        return seen.account.state
-    return None
+    account = seen.account
+    if not seen.queue_answered or account is None or account.state not in FINAL:
+        return None
+    if account.state == "FAILED" and not account.exit_code and not account.signal:
+        return None  # so it says for a while after an outage of its own
+    return account.state
 
 
-def _believed(seen: Seen) -> AccountRow | None:
-    """The accounting's row, unless it says another thing than the controller."""
+def believed(seen: Seen) -> AccountRow | None:
+    """The accounting's row of the end, unless it says another thing than the controller. For a
+    while it may still say that the job runs."""
     if seen.account is None or seen.account.state != _end_state(seen):
         return None
     return seen.account
@@ -218,7 +227,7 @@ def _corrected(record: ExitRecord, seen: Seen) -> ExitRecord:
         why = FINAL[state] or why
     if state == "OUT_OF_MEMORY":
         limit_hit = "memory_mb"
-    account = _believed(seen)
+    account = believed(seen)
     peak_kb = record.max_rss_kb or (account.max_rss_kb if account else None)
     return record.model_copy(update={"why": why, "limit_hit": limit_hit, "max_rss_kb": peak_kb})
 
@@ -238,19 +247,21 @@ def _ended(state: str, seen: Seen) -> Sighting:
     if why is None:
         where = f" ({node})" if node else ""
         return Sighting(Phase.VANISHED, started, detail=_LOST[state] + where)
-    if state == "FAILED" and code == RAN_BEFORE and started is not None:
+    if state == "FAILED" and code == RAN_BEFORE:
         detail = "Slurm began it a second time, which was refused, and the first run left no end"
         return Sighting(Phase.VANISHED, started, detail=detail)
     if state == "COMPLETED" and started is None:
         detail = f"Slurm says COMPLETED, but {node} has left nothing in the job directory"
         return Sighting(Phase.VANISHED, detail=f"{detail}: is it a shared one?")
     error = None
-    if state in ("FAILED", "LAUNCH_FAILED") and started is None:
+    if state == "FAILED" and started is None and seen.wished and signal == SIGTERM:
+        why = "cancelled"  # by our order, which came before the script could heed it
+    elif state in ("FAILED", "LAUNCH_FAILED") and started is None:
         why, error = "start_error", _start_error(code, signal, seen.queue, node)
     if state == "OUT_OF_MEMORY":
         code, signal = 0, SIGKILL
     by_itself = why == "exit"
-    account = _believed(seen)
+    account = believed(seen)
     record = ExitRecord(
         why=why,
         exit_code=code if by_itself and not signal else None,
@@ -272,7 +283,7 @@ def _is_gone_unbegun(seen: Seen) -> bool:
     late, and say that it waits."""
     if seen.account is not None:
         return seen.wished and seen.account.state in WAITING
-    return seen.wished or seen.array_is_known
+    return seen.wished or (seen.array_is_known and not seen.no_account)
 
 
 def _cancelled_before() -> ExitRecord:

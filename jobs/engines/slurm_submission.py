@@ -6,16 +6,15 @@ import contextlib
 import json
 import math
 import shlex
+from pathlib import Path
 
 from jobs import clock
 from jobs.batch import BatchRecord
 from jobs.engines import slurm_commands
 from jobs.engines.base import Submission
-from jobs.engines.slurm_script import job_script, secrets_file
+from jobs.engines.slurm_script import job_script, secrets_file, slurm_limit_s, warning_s
 from jobs.files import write_durable, write_file
 from jobs.model import LaunchManifest
-
-SHORT_S = 600.0  #: of a shorter time limit the minutes in which Slurm counts are too coarse
 
 #: `module`, of Environment Modules or of Lmod, is a function of login shells, which a script lacks.
 #: Nothing else of theirs is read, which would change the job's PATH. Where there is none, `module
@@ -40,11 +39,22 @@ def furnish(one: Submission, record: BatchRecord) -> None:
         setup=modules,
         again=wishes.restart_command if wishes else None,
     )
-    write_file(job_dir.batch_script, script.encode("utf-8", "surrogateescape"), mode=0o700)
+    # Never into the files themselves: a submission before this one may run at this moment.
+    new = job_dir.batch_script.with_name(f".{job_dir.batch_script.name}")
+    write_file(new, script.encode("utf-8", "surrogateescape"), mode=0o700)
+    new.replace(job_dir.batch_script)
     with contextlib.suppress(FileNotFoundError):
-        secrets = json.loads(job_dir.secrets.read_bytes())
-        write_file(job_dir.batch_secrets, secrets_file(secrets))
+        secrets = secrets_file(json.loads(job_dir.secrets.read_bytes()))
+        if not _holds(job_dir.batch_secrets, secrets):
+            write_file(job_dir.batch_secrets, secrets)
     write_durable(job_dir.batch, (record.model_dump_json(exclude_defaults=True) + "\n").encode())
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except FileNotFoundError:
+        return False
 
 
 def options_of(launched: LaunchManifest) -> list[str]:
@@ -54,18 +64,16 @@ def options_of(launched: LaunchManifest) -> list[str]:
         f"--nodes={wishes.nodes if wishes else 1}",
         f"--ntasks={wishes.tasks if wishes else 1}",
         f"--cpus-per-task={held.cores}",
-        f"--signal=B:USR1@{math.ceil(launched.grace_s) + 30}",
+        f"--signal=B:USR1@{warning_s(launched)}",
         "--no-requeue" if wishes is None or wishes.restart_command is None else "--requeue",
     ]
     if held.memory_mb:
         options.append(f"--mem={held.memory_mb}M")
     if held.gpus:
         options.append(f"--gres=gpu:{held.gpus}")
-    limit_s = launched.time_limit_s
-    if limit_s:
-        # The script itself ends a short job to the second, and needs the time to do so.
-        spare_s = launched.grace_s + 90 if limit_s < SHORT_S else 0
-        options.append(f"--time={math.ceil((limit_s + spare_s) / 60)}")
+    limit_s = slurm_limit_s(launched)
+    if limit_s is not None:
+        options.append(f"--time={limit_s // 60}")
     if wishes is None:
         return options
     for name in ("partition", "account", "qos", "constraint", "reservation"):
@@ -82,15 +90,23 @@ class Searches:
         self._again_s = again_s
         self._found: dict[str, str] = {}
         self._missed_at: dict[str, float] = {}  #: by the wall clock
+        self._no_account: dict[str, tuple[float, str]] = {}  #: when and why not all could be asked
 
     async def find(self, token: str, *, since: float) -> tuple[float, str | None]:
         """When it was looked for the token, and the ID of the job, or array, that has it, if one
         has. Raises slurm_commands.Unreachable."""
         missed_at = self._missed_at.get(token, -math.inf)
+        failed_at, why = self._no_account.get(token, (-math.inf, ""))
+        if token not in self._found and clock.now() - failed_at < self._again_s:
+            raise slurm_commands.NoAccounting(why)
         if token not in self._found and clock.now() - missed_at >= self._again_s:
             missed_at = clock.now()
             await slurm_commands.ping()  # it fails at once, whereas the queue is tried for 18 s
-            ids = await slurm_commands.find(token, since=since)
+            try:
+                ids = await slurm_commands.find(token, since=since)
+            except slurm_commands.NoAccounting as error:
+                self._no_account[token] = missed_at, str(error)
+                raise
             if ids:
                 self._found[token] = ids[-1].partition("_")[0]
             else:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs.batch import BatchWishes
-from jobs.engines import slurm_cluster
+from jobs.engines import slurm_answers, slurm_cluster, slurm_commands
 from jobs.engines.base import Engine, Phase, RefusedError, Submission, UnreachableError
+from jobs.engines.slurm_script import RAN_BEFORE
 from jobs.model import Resources
 from jobs.paths import JobDir
-from tests.support.engines import directory, end_of, job, seen, start, submit, wish_end
+from tests.support.engines import directory, end_of, job, says, seen, start, submit, wish_end
 from tests.support.slurm import Cluster
 from tests.support.slurm_engine import batch_of, counted_calls, quick_engine
 from tests.support.wait import until
@@ -23,6 +25,16 @@ pytestmark = [
 ]
 LATER = BatchWishes(options=["--begin=now+1hour"])
 ON_N2 = ["-w", "n2"]
+
+
+def path_without_sacct(folder: Path) -> Path:
+    """All programs of this machine but that one."""
+    there = folder / "but sacct"
+    there.mkdir()
+    for program in (path for place in ("/usr/bin", "/bin") for path in Path(place).iterdir()):
+        if program.name != "sacct" and not (there / program.name).exists():
+            (there / program.name).symlink_to(program)
+    return there
 
 
 async def sweep_of_three(engine: Engine, home: Path) -> list[JobDir]:
@@ -74,6 +86,25 @@ async def test_cancelled_at_once_it_never_runs(engine: Engine, job_dir: JobDir) 
     assert (await end_of(engine, job_dir)).why == "cancelled"
 
 
+async def test_what_has_begun_since_slurm_was_asked_is_stopped_cleanly(
+    slurm: Cluster, engine: Engine, job_dir: JobDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its whole grace period, of which Slurm's own way of ending it knows nothing: that
+    kills after KillWait, which is 5 s there."""
+    script = "trap 'sleep 10; exit 4' TERM; echo up; while :; do sleep 0.05; done"
+    order = job(job_dir, script, grace_s=60, batch=LATER)
+    await submit(engine, order, job_dir)
+    await seen(engine, job_dir, Phase.WAITING)
+    with monkeypatch.context() as patched:
+        patched.setattr(slurm_answers.Answers, "take_turn", lambda self: False)
+        slurm.control("update", f"jobid={batch_of(job_dir).id}", "starttime=now")
+        await seen(engine, job_dir, Phase.RUNNING)
+        await until(says(job_dir, "up"))
+        await wish_end(engine, job_dir)
+    record = await end_of(engine, job_dir)
+    assert (record.why, record.exit_code) == ("cancelled", 4)
+
+
 async def test_a_task_of_a_sweep_is_cancelled_before_it_began(engine: Engine, home: Path) -> None:
     """Slurm keeps no row of it."""
     job_dirs = await sweep_of_three(engine, home)
@@ -106,6 +137,24 @@ async def test_what_it_refuses_was_never_started(engine: Engine, job_dir: JobDir
     assert (await end_of(engine, job_dir)).exit_code == 3
 
 
+async def test_of_a_sweep_only_those_that_it_refuses_are_refused(
+    engine: Engine, home: Path
+) -> None:
+    """Whatever comes before or behind them."""
+    cores = {"first": 1, "too large": 3, "last": 2}
+    job_dirs = {name: directory(home, name) for name in cores}
+    batch = [
+        Submission(job(one, "exit 3", resources=Resources(cores=cores[name])), one, [], 1)
+        for name, one in job_dirs.items()
+    ]
+    with pytest.raises(RefusedError, match="node configuration is not available") as refused:
+        await engine.submit(batch)
+    assert set(refused.value.reasons) == {job_dirs["too large"].root}
+    assert (await engine.poll(job_dirs["too large"])).phase is Phase.NEVER_STARTED
+    for name in ("first", "last"):
+        assert (await end_of(engine, job_dirs[name])).exit_code == 3
+
+
 async def test_by_another_hand_it_is_cancelled_too(engine: Engine, job_dir: JobDir) -> None:
     await start(engine, job(job_dir, "exec sleep 60"), job_dir)
     subprocess.run(["scancel", str(batch_of(job_dir).id)], check=True, timeout=60)
@@ -135,6 +184,29 @@ async def test_an_answer_that_was_lost_is_found_by_its_token(
         await submit(other, order, job_dir)
         assert (await end_of(other, job_dir)).exit_code == 5
         assert len(calls.of("sbatch")) == 1
+    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
+
+
+async def test_of_two_submissions_the_one_that_runs_is_the_job(
+    slurm: Cluster, new_engine: Callable[[], Engine], engine: Engine, job_dir: JobDir
+) -> None:
+    """As when an sbatch came through after its job was submitted again."""
+    await start(engine, job(job_dir, "echo ran; exec sleep 60"), job_dir)
+    first = batch_of(job_dir)
+    second = await slurm.submit(job_dir, token=first.token)
+    later = first.model_copy(update={"id": second, "state": None})
+    job_dir.batch.write_text(later.model_dump_json(), encoding="utf-8")
+
+    async def refused() -> bool:
+        row = (await slurm_commands.queue([second])).get(second)
+        return row is not None and (row.state, row.exit_code) == ("FAILED", RAN_BEFORE)
+
+    await until(refused, 60)
+    other = new_engine()
+    assert (await other.poll(job_dir)).phase is Phase.RUNNING
+    assert batch_of(job_dir).id == first.id
+    await wish_end(other, job_dir)
+    assert (await end_of(other, job_dir)).why == "cancelled"
     assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
 
 
@@ -171,6 +243,57 @@ async def test_without_accounting_all_is_told_but_what_was_used(
         assert (await end_of(engine, dies)).signal == 9
         assert engine.is_ready(ends)
         assert calls.of("sacct")
+
+
+@pytest.mark.parametrize("absent", [False, True])
+async def test_without_an_answer_of_the_accounting_the_queue_is_believed(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, absent: bool
+) -> None:
+    """Or where there is no sacct at all."""
+    ends, waits, dies = (directory(home, name) for name in ("ends", "waits", "dies"))
+    with counted_calls(home.parent / "bin", monkeypatch) as calls:
+        if absent:
+            monkeypatch.setenv("PATH", str(path_without_sacct(home.parent)))
+        calls.instead("sacct", 'echo "sacct: error: Connection refused" >&2; exit 1')
+        await submit(engine, job(ends, "exit 3"), ends)
+        await submit(engine, job(waits, "exit 0", batch=LATER), waits)
+        await submit(engine, job(dies, "kill -9 $PPID; sleep 60"), dies)
+        await seen(engine, waits, Phase.WAITING)
+        assert (await end_of(engine, ends)).exit_code == 3
+        assert (await end_of(engine, dies)).signal == 9
+        await wish_end(engine, waits)
+        assert (await end_of(engine, waits)).why == "cancelled"
+        assert engine.is_ready(ends)
+        assert bool(calls.of("sacct")) is not absent
+
+
+async def test_what_was_forgotten_waits_for_an_accounting_that_is_down(
+    slurm_alone: Cluster,
+    engine: Engine,
+    new_engine: Callable[[], Engine],
+    job_dir: JobDir,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(slurm_answers, "SLOWEST_S", 1.0)
+    if not slurm_alone.has_accounting:
+        pytest.skip("the cluster keeps no accounting")
+    with slurm_alone.without_accounting():
+        await start(engine, job(job_dir, "kill -9 $PPID; sleep 60"), job_dir)
+        job_id = str(batch_of(job_dir).id)
+
+        async def forgotten() -> bool:
+            return await slurm_commands.queue([job_id]) == {}
+
+        await until(forgotten, 120)  # MinJobAge is 30 s there, looked at from time to time
+        other = new_engine()
+
+        async def says_why() -> bool:
+            sighting = await seen(other, job_dir, Phase.UNKNOWN)
+            return "Slurm's accounting does not answer" in (sighting.detail or "")
+
+        await until(says_why)
+        assert other.is_ready(job_dir)
+    assert (await end_of(other, job_dir)).signal == 9
 
 
 async def test_with_its_node_a_job_is_lost_or_goes_on_where_it_can(

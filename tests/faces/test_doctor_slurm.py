@@ -70,7 +70,8 @@ async def test_each_profile_is_tried(slurm: Cluster, home: Path, tmp_path: Path)
         [engines.slurm]
         default_profile = "good"
         [engines.slurm.profiles]
-        good = { partition = "short", time_limit_s = 60 }
+        good = { partition = "short", time_limit_s = 20 }
+        padded = { partition = "short", time_limit_s = 60 }
         misspelt = { partition = "mian" }
         feature = { constraint = "no-such-feature" }
         option = { options = ["--no-such-option"] }
@@ -85,6 +86,7 @@ async def test_each_profile_is_tried(slurm: Cluster, home: Path, tmp_path: Path)
         "profile misspelt",
         "profile feature",
         "profile option",
+        "profile padded",
         "profile long",
     }
     assert "(the default)" in profiles["profile good"]["what"]
@@ -92,6 +94,7 @@ async def test_each_profile_is_tried(slurm: Cluster, home: Path, tmp_path: Path)
     assert "Invalid feature" in profiles["profile feature"]["what"]
     assert "unrecognized option" in profiles["profile option"]["what"]
     assert "would wait for ever" in profiles["profile long"]["what"]
+    assert "= 60 Slurm is asked for 180 s" in profiles["profile padded"]["what"]
     assert "[engines.slurm.profiles.feature]" in profiles["profile feature"]["mend"]
     assert checks["trial job"]["state"] == "ok", "the default profile is a good one"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -215,3 +216,15 @@ async def test_partitions_are_told(slurm: Cluster) -> None:
     assert found["main"].is_default
     assert (found["short"].time_limit_s, found["main"].time_limit_s) == (120.0, None)
     assert (found["main"].cpus, found["main"].memory_mb) == ("2", "2000")
+
+
+async def test_its_signal_long_before_the_end_is_one_for_another_reason(
+    slurm: Cluster, job_dir: JobDir
+) -> None:
+    """As at sites that send it before a preemption; of the limit only the controller knows."""
+    write(job_dir, "trap 'exit 5' TERM; while :; do sleep 0.2; done")
+    job_id = await slurm.submit(job_dir, options=["-t", "60"])
+    await slurm.until(Phase.RUNNING, job_id, job_dir)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job_id], check=True, timeout=60)
+    record = await slurm.end(job_id, job_dir)
+    assert (record.why, record.exit_code) == ("terminated", 5)

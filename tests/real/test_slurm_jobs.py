@@ -16,12 +16,13 @@ from jobs.model import Job, LaunchRequest, RunRecord
 from jobs.service import Service
 from jobs.settings import load_settings
 from jobs.states import State
+from server.job_replies import headline
 from server.wiring import open_service, rebuild_index
 from tests.support.countdown import write_kind
 from tests.support.launching import bash, launch
 from tests.support.processes import all_of, keeper_pid, kill
 from tests.support.slurm import Cluster
-from tests.support.slurm_engine import alone_on_slurm, batch_of, on_slurm
+from tests.support.slurm_engine import alone_on_slurm, batch_of, counted_calls, on_slurm
 from tests.support.wait import ended, in_state, until
 
 __all__ = ["alone_on_slurm", "on_slurm"]
@@ -122,6 +123,25 @@ async def test_each_end_is_told_as_it_was(service: Service, home: Path, on_slurm
         assert "memory" in (jobs["memory"].outcome.reason or "")
 
 
+async def test_no_secret_stays_when_a_job_has_ended_in_whatever_way(
+    service: Service, home: Path
+) -> None:
+    secret = {"env": {"KEY_TOKEN": "s3 cret"}, "engine": "slurm"}
+    configure(home, LATER)
+    async with open_service() as service:
+        refused = await launch(service, "true", resources={"memory_mb": 999_999}, **secret)
+        ends = await bash(service, "exit ${#KEY_TOKEN}", **secret)
+        waits = await launch(service, "true", **{**secret, "engine": "slurm:later"})
+        await until_it_waits(service, waits)
+        assert service.directory(waits).batch_secrets.exists()
+        await service.cancel(waits.id)
+        for job in (refused, ends, waits):
+            await ended(service, job.id, 60)
+            left = [path for path in service.directory(job).root.rglob("*") if path.is_file()]
+            assert not [path for path in left if b"s3 cret" in path.read_bytes()]
+        assert (await service.job(ends.id)).outcome.exit_code == len("s3 cret")
+
+
 async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
     write_kind(home.parent / "manifests")
     first = await start(service, manifest="count", params={"to": 10_000})
@@ -137,6 +157,45 @@ async def test_nothing_is_counted_twice(service: Service, home: Path) -> None:
     assert (second.state, second.engine) == (State.COMPLETED, "slurm")
     counted = (service.directory(second).work / "table.csv").read_text(encoding="utf-8")
     assert [int(line) for line in counted.split()] == list(range(1, to + 1))
+
+
+async def test_put_back_into_the_queue_it_is_told_to_wait_again(
+    service: Service, home: Path, on_slurm: Cluster
+) -> None:
+    write_kind(home.parent / "manifests")
+    job = await start(service, manifest="count", params={"to": 100_000})
+    await in_state(service, job.id, State.RUNNING, 60)
+    job_id = str(batch_of(service.directory(job)).id)
+
+    async def says(words: str) -> bool:
+        return words in headline(await service.job(job.id))
+
+    on_slurm.control("requeue", job_id)
+    await until(lambda: says("waiting again in its queue: not to start before a set time"), 60)
+    on_slurm.control("update", f"jobid={job_id}", "starttime=now")
+    await until(lambda: says("running for"), 60)
+    await service.cancel(job.id)
+    assert (await ended(service, job.id, 60)).state is State.CANCELLED
+
+
+@pytest.mark.parametrize("told", ["RUNNING", "EXPEDITING"])
+async def test_without_a_sign_of_life_a_job_can_be_cancelled(
+    on_slurm: Cluster, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """Its node hangs; or Slurm says of it what only a later release means something by."""
+    configure(home, LATER)
+    with counted_calls(tmp_path / "bin", monkeypatch) as calls:
+        calls.instead("squeue", f'"$real" "$@" | sed "s/RUNNING/{told}/"')
+        async with open_service() as service:
+            job = await launch(service, "true", engine="slurm:later")
+            await until_it_waits(service, job)
+            job_dir = service.directory(job)
+            os.mkfifo(job_dir.root / ".exit.tmp")  # for whose reader its script waits in vain
+            on_slurm.control("update", f"jobid={batch_of(job_dir).id}", "starttime=now")
+            await until(lambda: batch_of(job_dir).state == told, 60)
+            await service.cancel(job.id, reason="it hangs")
+            job = await ended(service, job.id, 90)
+    assert (job.state, job.outcome.reason) == (State.CANCELLED, "Cancelled: it hangs")
 
 
 async def test_another_keeper_carries_on(service: Service, home: Path) -> None:

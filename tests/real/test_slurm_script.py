@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs import clock
+from jobs.artifacts import Walk
 from jobs.directory import read_record
 from jobs.engines.slurm_script import (
     NOT_ON_NODE,
@@ -25,6 +28,7 @@ from jobs.engines.slurm_script import (
 )
 from jobs.model import BatchPlace, ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
+from jobs.rules import Resume
 from tests.support.processes import all_of, end_all_of, is_running
 from tests.support.wait import until
 from tests.unit.test_artifacts import launched
@@ -48,11 +52,11 @@ class Node:
         self._running: list[Process] = []
 
     async def begin(self, *job_dirs: JobDir, **env: str) -> Process:
-        script = self._folder / "script"
+        script = self._folder / f"script {len(self._running)}"  # another may still read its own
         script.write_bytes(os.fsencode(batch_script(job_dirs)))
         process = await asyncio.create_subprocess_exec(
             *("bash", str(script)),
-            env={**OURS, **env},
+            env={**OURS, "SLURM_JOB_END_TIME": str(int(time.time()) + 60), **env},
             start_new_session=True,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -249,6 +253,26 @@ async def test_it_runs_once(node: Node, job_dir: JobDir) -> None:
     assert first.exit_code == 0
 
 
+@pytest.mark.parametrize("again", [None, ["bash", "-c", "echo ran"]])
+async def test_of_several_submissions_one_runs(
+    node: Node, job_dir: JobDir, again: list[str] | None
+) -> None:
+    """Whichever comes first, and no other after its end."""
+    write(job_dir, "echo ran; sleep 0.5; kill -9 $PPID; sleep 60", again=again)
+    ids = [str(number) for number in range(10, 18)]
+    several = [await node.begin(job_dir, SLURM_JOB_ID=id) for id in ids]
+    codes = [(await ended(process))[0] for process in several]
+    assert sorted(codes) == [-signal.SIGKILL, *[RAN_BEFORE] * 7]
+    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
+    begun = (await started(job_dir)).batch
+    assert begun is not None
+    assert begun.job == ids[codes.index(-signal.SIGKILL)]
+    assert (await ended(await node.begin(job_dir, SLURM_JOB_ID="99")))[0] == RAN_BEFORE
+    code, _ = await ended(await node.begin(job_dir, SLURM_JOB_ID=begun.job))
+    assert code == (RAN_BEFORE if again is None else 0)
+    assert not list(job_dir.root.glob(".claim.*"))
+
+
 async def test_begun_anew_it_goes_on_where_it_can(node: Node, job_dir: JobDir) -> None:
     write(job_dir, "echo first; kill -9 $PPID; sleep 60", again=["bash", "-c", "echo again"])
     await ended(await node.begin(job_dir))
@@ -256,6 +280,41 @@ async def test_begun_anew_it_goes_on_where_it_can(node: Node, job_dir: JobDir) -
     await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
     assert job_dir.stdout.read_text(encoding="utf-8") == "first\nagain\n"
     assert exit_of(job_dir).batch == BatchPlace(job="7", node="n1", restarts=1)
+
+
+@pytest.mark.parametrize(
+    ("left", "checkpoint", "goes_on"),
+    [
+        ("state.chk", "state.chk", True),
+        ("deep/er/a 7.chk", "a *.chk", False),
+        ("deep/er/a 7.chk", "deep/*[0-9].chk", True),
+        (".state+(1)", ".state+(?)", True),
+        ("state+1", "state+(1)", False),
+        ("other", "*.chk", False),
+    ],
+)
+async def test_begun_anew_it_goes_on_only_from_a_checkpoint(
+    node: Node, job_dir: JobDir, left: str, checkpoint: str, goes_on: bool
+) -> None:
+    """As `resume_from` would find it; what asked the first run to stop does not stop the second."""
+    script = f"mkdir -p deep/er; touch '{left}'; echo up; exec sleep 60"
+    first = f"[ -e '{left}' ] && {{ [ -e stop ]; echo first $?; exit; }}; {script}"
+    again = ["bash", "-c", "[ -e stop ]; echo again $?"]
+    resume = Resume(checkpoint=checkpoint)
+    write(job_dir, first, again=again, resume=resume, stop_file="stop")
+    process = await node.begin(job_dir)
+    await until(said(1, job_dir))
+    process.send_signal(signal.SIGTERM)  # the stop file is made, but nothing heeds it
+    await until(lambda: (job_dir.work / "stop").exists())
+    process.kill()
+    await ended(process)
+    is_there = Walk(job_dir.work).files()
+    assert any(fnmatchcase(file.path, checkpoint) for file in is_there) is goes_on
+    await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
+    assert job_dir.stdout.read_text(encoding="utf-8").split("\n")[1:] == [
+        "again 1" if goes_on else "first 1",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("wished", [False, True])
@@ -303,6 +362,32 @@ async def test_asked_to_end_it_asks_the_command(
     record = exit_of(job_dir)
     assert (record.why, record.exit_code) == (why, 5)
     assert job_dir.stdout.read_text(encoding="utf-8") == "up\nsaved\n"
+
+
+@pytest.mark.parametrize(
+    ("ends_in_s", "limit_s", "why"),
+    [
+        (3600, 0.0, "terminated"),
+        (3600, 20.0, "terminated"),
+        (100, 0.0, "timeout"),
+        (None, 20.0, "timeout"),  # for which Slurm is asked for two minutes
+        (None, 3600.0, "terminated"),
+        (None, 0.0, "terminated"),
+    ],
+)
+async def test_the_signal_before_the_end_may_come_for_another_reason(
+    node: Node, job_dir: JobDir, ends_in_s: int | None, limit_s: float, why: str
+) -> None:
+    write(
+        job_dir, "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done", time_limit_s=limit_s
+    )
+    end = "" if ends_in_s is None else str(int(time.time()) + ends_in_s)
+    process = await node.begin(job_dir, SLURM_JOB_END_TIME=end)
+    await until(said(1, job_dir))
+    process.send_signal(signal.SIGUSR1)
+    await ended(process)
+    record = exit_of(job_dir)
+    assert (record.why, record.exit_code) == (why, 5)
 
 
 async def test_the_grace_of_the_wish_is_kept(node: Node, job_dir: JobDir) -> None:

@@ -61,6 +61,15 @@ async def test_300_jobs_are_one_call_and_all_of_it_two_a_look(
     assert ids == [f"{ids[0].partition('_')[0]}_{number}" for number in range(300)]
 
 
+async def test_of_a_sweep_only_what_slurm_refuses_fails(
+    on_slurm: Cluster, service: Service, home: Path
+) -> None:
+    write_kind(home.parent / "manifests", more='[resources]\ncores = "{to}"\n')
+    sweep = await all_ended(service, await sweep_of(service, sweep={"to": [1, 3, 2]}))
+    assert [job.state for job in sweep.jobs] == [State.COMPLETED, State.FAILED, State.COMPLETED]
+    assert "slurm refused it" in (sweep.jobs[1].outcome.reason or "")
+
+
 async def test_a_sweep_is_cancelled_as_one(on_slurm: Cluster, service: Service, home: Path) -> None:
     """Those that run stop with a checkpoint, those that wait never run."""
     write_kind(home.parent / "manifests")

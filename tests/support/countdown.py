@@ -118,8 +118,8 @@ sys.exit(0 if options.exit == 99 else options.exit)
 """
 
 
-def write_kind(folder: Path, *, stop: str = 'signal = "TERM"') -> None:
-    """Put the kind of job `count` into a folder of manifests."""
+def write_kind(folder: Path, *, stop: str = 'signal = "TERM"', more: str = "") -> None:
+    """Put the kind of job `count` into a folder of manifests, with `more` in its text."""
     folder.mkdir(exist_ok=True)
-    (folder / "count.toml").write_text(MANIFEST.replace("STOP", stop), encoding="utf-8")
+    (folder / "count.toml").write_text(MANIFEST.replace("STOP", stop) + more, encoding="utf-8")
     (folder / "count.py").write_text(SCRIPT, encoding="utf-8")

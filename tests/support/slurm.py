@@ -127,10 +127,17 @@ class Cluster:
         try:
             yield
         finally:
-            # Without the marks of the test, at whose end all that has them is ended.
-            env = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
-            subprocess.run(["slurmctld"], check=True, timeout=30, env=env)
-            _wait_for_answer()
+            _start_again("slurmctld", "scontrol", "ping")
+
+    @contextmanager
+    def without_accounting(self) -> Iterator[None]:
+        """As when the machine of its database is down."""
+        pid = int((FOLDER / "run" / "slurmdbd.pid").read_text(encoding="ascii"))
+        os.kill(pid, signal.SIGKILL)
+        try:
+            yield
+        finally:
+            _start_again("slurmdbd", "sacct", "-n", "-j", "1")
 
     def end_all(self) -> None:
         if self._ids:
@@ -148,10 +155,14 @@ def write(job_dir: JobDir, script: str, *, again: Any = None, **more: Any) -> La
     return order
 
 
-def _wait_for_answer() -> None:
-    deadline = time.monotonic() + 30
-    while subprocess.run(["scontrol", "ping"], timeout=30, capture_output=True).returncode:
-        assert time.monotonic() < deadline, "slurmctld did not come back"
+def _start_again(daemon: str, *question: str) -> None:
+    """Till it answers."""
+    # Without the marks of the test, at whose end all that has them is ended.
+    env = {name: os.environ[name] for name in ("PATH", "SLURM_CONF")}
+    subprocess.run([daemon], check=True, timeout=30, env=env)
+    deadline = time.monotonic() + 90
+    while (answer := subprocess.run(question, timeout=60, capture_output=True)).returncode:
+        assert time.monotonic() < deadline, f"{daemon} did not come back: {answer.stderr!r}"
         time.sleep(0.2)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.batch import BatchRecord
 from jobs.directory import read_record
-from jobs.engines import slurm_cluster
+from jobs.engines import slurm_answers, slurm_cluster
 from jobs.engines.base import Engine
 from jobs.engines.slurm import SlurmEngine
 from jobs.paths import JobDir
@@ -44,7 +44,8 @@ def end_jobs_of(home: Path) -> None:
 def quick_engine(monkeypatch: pytest.MonkeyPatch) -> SlurmEngine:
     """One whose looks come soon, and which does not wait long for what comes late: here nothing
     but the accounting does."""
-    monkeypatch.setattr(slurm_cluster, "SETTLE_S", 2.0)
+    for module in (slurm_answers, slurm_cluster):
+        monkeypatch.setattr(module, "SETTLE_S", 2.0)
     return SlurmEngine(POLL_S)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import directory
 from jobs.batch import BatchRecord
 from jobs.batching import places
-from jobs.directory import furnish, read_launch_manifest
-from jobs.engines.slurm_submission import options_of
+from jobs.directory import read_launch_manifest
+from jobs.engines.base import Submission
+from jobs.engines.slurm_submission import furnish, options_of
 from jobs.errors import (
     ExecutableNotFoundError,
     InvalidArgumentError,
@@ -154,6 +157,44 @@ def test_a_launch_can_ask_for_other_resources_than_the_profile(configured: Any) 
     assert "--time=3" in options, "Slurm's own limit leaves the script the time to end it"
 
 
+def test_a_second_submission_leaves_a_script_that_runs_as_it_is(
+    configured: Any, tmp_path: Path
+) -> None:
+    job_dir = JobDir(tmp_path)
+    job_dir.secrets.write_text('{"KEY": "s3 cret"}', encoding="utf-8")
+    first = Submission(resolved(configured(), engine="slurm"), job_dir, [], 1)
+    furnish(first, BatchRecord(token="a"))
+    text = job_dir.batch_script.read_text(encoding="utf-8")
+    with job_dir.batch_script.open(encoding="utf-8") as running:
+        furnish(replace(first, attempt=2), BatchRecord(token="b"))
+        assert running.read() == text
+    assert "attempt=2" in job_dir.batch_script.read_text(encoding="utf-8")
+    assert job_dir.batch_secrets.read_bytes() == b"KEY=s3 cret\0"
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "grace_s", "minutes", "warning_s"),
+    [
+        (60, 10, 3, 40),
+        (599, 10, 12, 40),
+        (600, 10, 10, 40),
+        (600, 600, 22, 630),  # of a grace period as long, it would be stopped as it begins
+        (2700, 600, 57, 630),
+        (2760, 600, 46, 630),
+        (0, 10, None, 40),
+        (0, 600, None, 300),  # the partition's limit may be as short as that
+    ],
+)
+def test_a_job_has_its_time_before_slurm_tells_it_that_its_end_is_near(
+    configured: Any, limit_s: float, grace_s: float, minutes: int | None, warning_s: int
+) -> None:
+    job = resolved(configured(), engine="slurm", time_limit_s=limit_s)
+    options = options_of(job.model_copy(update={"grace_s": grace_s}))
+    assert f"--signal=B:USR1@{warning_s}" in options
+    times = [option for option in options if option.startswith("--time=")]
+    assert times == ([] if minutes is None else [f"--time={minutes}"])
+
+
 def test_the_default_profile_is_taken_unless_another_is_named(configured: Any) -> None:
     settings = configured(more='default_profile = "short"')
     for engine, profile in (("slurm", "short"), ("slurm:gpu", "gpu")):
@@ -219,6 +260,39 @@ def test_options_are_passed_where_the_configuration_allows_them(configured: Any)
     job = resolved(settings, engine="slurm:gpu", engine_options=["--nice=5"])
     assert job.batch is not None
     assert job.batch.options == ["--exclusive", "--nice=5"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--job-name=x", "--job-n=x", "-J", "-Jx", "-HJx", "--array=0-3", "-a0-3", "-W", "--wait",
+        "--output=x", "-o", "-e", "--chdir", "-D/", "--signal=TERM", "--requeue", "--no-requeue",
+        "--parsable", "--test-only", "--wrap=x",
+    ],
+)  # fmt: skip
+def test_options_by_which_jobs_are_found_and_ended_are_ours(configured: Any, option: str) -> None:
+    settings = configured(allow="true")
+    with pytest.raises(InvalidArgumentError, match="is Outlast's own to give"):
+        resolved(settings, engine="slurm:gpu", engine_options=["--nice=5", option])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--hold",
+        "-H",
+        "--wait-all-nodes=1",
+        "--exclusive",
+        "--nodelist=n1",
+        "-w",
+        "n1",
+        "-pJ",
+    ],
+)
+def test_other_options_are_not(configured: Any, option: str) -> None:
+    job = resolved(configured(allow="true"), engine="slurm", engine_options=[option])
+    assert job.batch is not None
+    assert job.batch.options == [option]
 
 
 def test_a_cluster_may_have_more_than_this_machine(configured: Any) -> None:
@@ -332,7 +406,7 @@ def test_the_readme_of_the_directory_names_its_files(configured: Any, tmp_path: 
     for engine, named in (("local", "`lock` and `ctl`"), ("slurm", "`slurm.sh`")):
         job_dir = JobDir(tmp_path / engine)
         job_dir.root.mkdir()
-        furnish(job_dir, resolved(settings, engine=engine))
+        directory.furnish(job_dir, resolved(settings, engine=engine))
         assert named in job_dir.readme.read_text(encoding="utf-8")
 
 

@@ -47,6 +47,8 @@ FULL = "Its memory limit of 9 MB was reached."
         (held(limit_hit="memory_mb"), {}, Event.FAIL, f"{FULL} Exit code 0 all the same."),
         (held(limit_hit="processes"), {}, Event.FAIL, "limit of 7 processes was reached"),
         (held("timeout", limit_hit="processes"), {}, Event.END_TIMED_OUT, "of 7 processes"),
+        (ended(limit_hit="memory_mb"), {}, Event.FAIL, "Its memory limit was reached. Exit code 0"),
+        (ended(limit_hit="processes"), {}, Event.FAIL, "Its limit of processes was reached."),
         (ended("cancelled"), {"cancel_reason": "why"}, Event.END_CANCELLED, "Cancelled: why"),
         (ended("timeout", wall_s=61.2), {}, Event.END_TIMED_OUT, "limit had passed, after 61 s"),
         (ended("terminated"), {}, Event.FAIL, "told to end"),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.engines import slurm_commands
-from jobs.engines.slurm_commands import Refused, Unreachable, command_env
+from jobs.engines.slurm_commands import NoAccounting, Refused, Unreachable, command_env
 from jobs.engines.slurm_rows import (
     ACCOUNT_FIELDS,
     QUEUE_FIELDS,
@@ -265,7 +265,10 @@ async def test_a_program_that_is_missing_or_never_ends_is_no_answer(
     with pytest.raises(ProcessLookupError):
         os.kill(int((program / "pid").read_text(encoding="utf-8")), 0)
     monkeypatch.setenv("PATH", str(program))
-    with pytest.raises(Unreachable, match="sacct cannot be run"):
+    assert await slurm_commands.accounting(["1"]) is None  # then nobody here can ask it
+    (program / "sacct").write_text("no program", encoding="utf-8")
+    (program / "sacct").chmod(0o755)
+    with pytest.raises(NoAccounting, match="sacct cannot be run"):
         await slurm_commands.accounting(["1"])
 
 
@@ -294,3 +297,12 @@ async def test_one_that_cannot_be_asked_makes_a_search_fail(program: Path) -> No
 async def test_nothing_is_asked_about_no_job(program: Path) -> None:
     assert await slurm_commands.queue([]) == {}
     assert await slurm_commands.accounting([]) == {}
+
+
+async def test_an_order_to_what_has_just_ended_is_carried_out(program: Path) -> None:
+    """Of a job that ends at that moment scancel says so by its exit code alone."""
+    put(program / "scancel", "exit 229")
+    await slurm_commands.cancel(["1"], signal="TERM")
+    put(program / "scancel", "exit 1")
+    with pytest.raises(Unreachable, match="scancel ended with 1"):
+        await slurm_commands.cancel(["1"], signal="TERM")

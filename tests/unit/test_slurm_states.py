@@ -12,7 +12,16 @@ from jobs import clock
 from jobs.engines.base import Phase
 from jobs.engines.slurm_rows import AccountRow, QueueRow
 from jobs.engines.slurm_script import NOT_ON_NODE, RAN_BEFORE
-from jobs.engines.slurm_states import FINAL, LIVE, REASONS, WAITING, Seen, reason_words, sight
+from jobs.engines.slurm_states import (
+    FINAL,
+    LIVE,
+    REASONS,
+    WAITING,
+    Seen,
+    facts_of,
+    reason_words,
+    sight,
+)
 from jobs.model import BatchPlace, ExitRecord, StartedRecord
 
 PLACE = BatchPlace(job="25", node="n1")
@@ -148,6 +157,13 @@ def test_a_failure_without_a_start_is_one_of_the_start(row: QueueRow, error: str
     assert (sighting.exit.why, sighting.exit.error) == ("start_error", error)
 
 
+def test_our_order_may_come_before_the_script_can_heed_it() -> None:
+    seen = Seen(queue=queue("FAILED", signal=15, reason="JobLaunchFailure"), settled=True)
+    assert end(seen)[0] == "start_error"
+    assert end(replace(seen, wished=True))[0] == "cancelled"
+    assert end(replace(seen, queue=queue("FAILED", exit_code=1), wished=True))[0] == "start_error"
+
+
 def test_cancelled_while_it_waited_it_has_ended_at_once() -> None:
     assert end(Seen(queue=queue("CANCELLED", nodes="")))[0] == "cancelled"
     assert end(Seen(account=account("CANCELLED", nodes="None assigned")))[0] == "cancelled"
@@ -162,7 +178,8 @@ def test_completed_without_a_trace_is_not_believed() -> None:
 
 def test_a_second_run_that_was_refused_does_not_tell_how_the_first_ended() -> None:
     row = queue("FAILED", exit_code=RAN_BEFORE, restarts=1)
-    assert sight(Seen(started=STARTED, queue=row, settled=True)).phase is Phase.VANISHED
+    for started in (STARTED, None):  # the latter of another submission that came first
+        assert sight(Seen(started=started, queue=row, settled=True)).phase is Phase.VANISHED
 
 
 @pytest.mark.parametrize("state", WAITING)
@@ -273,6 +290,41 @@ def test_what_is_in_no_answer_was_cancelled_before_it_began(seen: Seen) -> None:
     assert sight(seen).phase is Phase.UNKNOWN
     assert end(replace(seen, settled=True))[0] == "cancelled"
     assert sight(replace(seen, settled=True, started=STARTED)).phase is Phase.VANISHED
+
+
+def test_an_accounting_that_does_not_answer_makes_nothing_lost() -> None:
+    """Of what was forgotten it alone would know the end."""
+    for started in (None, STARTED):
+        seen = Seen(started=started, array_is_known=True, settled=True, no_account="refused")
+        sighting = sight(seen)
+        assert sighting.phase is Phase.UNKNOWN
+        assert (sighting.detail or "").endswith("no record of its end; refused")
+    assert end(Seen(wished=True, settled=True, no_account="refused"))[0] == "cancelled"
+    assert end(Seen(queue=queue("CANCELLED", nodes=""), no_account="refused"))[0] == "cancelled"
+
+
+def test_failed_without_a_code_is_no_end_yet() -> None:
+    """The accounting says so for a while after an outage of its own."""
+    seen = Seen(started=STARTED, account=account("FAILED"))
+    assert sight(seen).phase is Phase.UNKNOWN
+    assert end(replace(seen, exit=record(exit_code=6)))[1] == 6
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (account("COMPLETED", cpus=2), (0.25, 5000)),
+        (account("RUNNING", user_s=0.0, system_s=0.0, max_rss_kb=None), (None, None)),
+        (account("CANCELLED"), (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_what_was_used_is_told_by_an_account_of_the_end_only(
+    row: AccountRow | None, told: tuple[float | None, int | None]
+) -> None:
+    seen = Seen(started=STARTED, exit=record(), queue=queue("COMPLETED"), account=row)
+    facts = facts_of(seen, sight(seen))
+    assert (facts.get("cpu_efficiency"), facts.get("max_rss_kb")) == told
 
 
 def test_nothing_that_was_submitted_is_ever_said_never_to_have_started() -> None:
