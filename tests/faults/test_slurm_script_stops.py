@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from jobs.paths import JobDir
-from tests.real.test_slurm_script import Node, exit_of, job_dir, node, started, write
 from tests.support.processes import all_of
+from tests.support.slurm_script import Node, exit_of, job_dir, node, started, write
 
 __all__ = ["job_dir", "node"]
 

@@ -8,114 +8,33 @@ import os
 import signal
 import sys
 import time
-from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs import clock
-from jobs.artifacts import Walk
-from jobs.directory import read_record
 from jobs.engines.slurm_script import (
     NOT_ON_NODE,
-    RAN_BEFORE,
-    batch_script,
-    job_script,
     secrets_file,
 )
-from jobs.model import BatchPlace, ExitRecord, LaunchManifest, StartedRecord
+from jobs.model import BatchPlace
 from jobs.paths import JobDir
-from jobs.rules import Resume
-from tests.support.processes import all_of, end_all_of, is_running
+from tests.support.processes import all_of, is_running
+from tests.support.slurm_script import (
+    Node,
+    ended,
+    exit_of,
+    job_dir,
+    node,
+    run,
+    said,
+    started,
+    write,
+)
 from tests.support.wait import until
-from tests.unit.test_artifacts import launched
 
-OURS = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", "PATH": "/usr/bin:/bin", "HOME": "/"}
-
-
-@pytest.fixture
-def job_dir(home: Path) -> JobDir:
-    """With a name that is hard to handle."""
-    root = home / "jobs" / "pröject's" / 'job with $HOME "and" space\nand line'
-    (root / "work").mkdir(parents=True)
-    return JobDir(root)
-
-
-class Node:
-    """Runs batch scripts as slurmd would, and ends them after the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._running: list[Process] = []
-
-    async def begin(self, *job_dirs: JobDir, **env: str) -> Process:
-        script = self._folder / f"script {len(self._running)}"  # another may still read its own
-        script.write_bytes(os.fsencode(batch_script(job_dirs)))
-        process = await asyncio.create_subprocess_exec(
-            *("bash", str(script)),
-            env={**OURS, "SLURM_JOB_END_TIME": str(int(time.time()) + 60), **env},
-            start_new_session=True,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        self._running.append(process)
-        return process
-
-    async def end(self) -> None:
-        for process in self._running:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-
-@pytest.fixture
-async def node(home: Path, tmp_path: Path) -> AsyncIterator[Node]:
-    node = Node(tmp_path)
-    yield node
-    await node.end()
-    end_all_of(home)
-
-
-def write(job_dir: JobDir, script: str | list[str], *, again: Any = None, **more: Any) -> None:
-    command = ["bash", "-c", script] if isinstance(script, str) else script
-    values = {"executable": "/bin/bash", "env": {"PATH": "/usr/bin:/bin"}, "cwd": job_dir.work}
-    values = {**values, "command": command, **more}
-    setup = values.pop("setup", ())
-    order: LaunchManifest = launched(values.pop("cwd"), **values)
-    text = job_script(order, job_dir, attempt=2, setup=setup, again=again)
-    job_dir.batch_script.write_bytes(os.fsencode(text))
-
-
-async def ended(process: Process) -> tuple[int, str]:
-    _, error = await asyncio.wait_for(process.communicate(), 30)
-    assert process.returncode is not None
-    return process.returncode, error.decode()
-
-
-async def run(node: Node, job_dir: JobDir, script: str | list[str], **more: Any) -> ExitRecord:
-    write(job_dir, script, **more)
-    await ended(await node.begin(job_dir))
-    return exit_of(job_dir)
-
-
-def exit_of(job_dir: JobDir) -> ExitRecord:
-    record = read_record(job_dir.exit, ExitRecord)
-    assert record is not None
-    return record
-
-
-async def started(job_dir: JobDir) -> StartedRecord:
-    record = await until(lambda: read_record(job_dir.started, StartedRecord))
-    assert record is not None
-    return record
-
-
-def said(count: int, job_dir: JobDir) -> Callable[[], bool]:
-    """Whether the command has printed so many lines."""
-    return lambda: job_dir.stdout.exists() and job_dir.stdout.read_bytes().count(b"\n") >= count
+__all__ = ["job_dir", "node"]
 
 
 @pytest.mark.parametrize(
@@ -235,104 +154,13 @@ async def test_a_directory_that_is_not_there_has_its_exit_code(node: Node, home:
 
 async def test_each_task_of_an_array_runs_its_own_directory(node: Node, home: Path) -> None:
     job_dirs = [JobDir(home / "jobs" / f"task {number}") for number in range(3)]
-    for number, job_dir in enumerate(job_dirs):
-        job_dir.work.mkdir(parents=True)
-        write(job_dir, f"exit {number}")
+    for number, root in enumerate(job_dirs):
+        root.work.mkdir(parents=True)
+        write(root, f"exit {number}")
     await ended(await node.begin(*job_dirs, SLURM_ARRAY_JOB_ID="9", SLURM_ARRAY_TASK_ID="2"))
     record = exit_of(job_dirs[2])
     assert (record.exit_code, record.batch) == (2, BatchPlace(job="9_2", node="n1"))
     assert not job_dirs[0].started.exists()
-
-
-async def test_it_runs_once(node: Node, job_dir: JobDir) -> None:
-    first = await run(node, job_dir, "echo ran")
-    assert (await ended(await node.begin(job_dir)))[0] == RAN_BEFORE
-    job_dir.exit.unlink()  # as after the failure of its node
-    assert (await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1")))[0] == RAN_BEFORE
-    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
-    assert first.exit_code == 0
-
-
-@pytest.mark.parametrize("again", [None, ["bash", "-c", "echo ran"]])
-async def test_of_several_submissions_one_runs(
-    node: Node, job_dir: JobDir, again: list[str] | None
-) -> None:
-    """Whichever comes first, and no other after its end."""
-    write(job_dir, "echo ran; sleep 0.5; kill -9 $PPID; sleep 60", again=again)
-    ids = [str(number) for number in range(10, 18)]
-    several = [await node.begin(job_dir, SLURM_JOB_ID=id) for id in ids]
-    codes = [(await ended(process))[0] for process in several]
-    assert sorted(codes) == [-signal.SIGKILL, *[RAN_BEFORE] * 7]
-    assert job_dir.stdout.read_text(encoding="utf-8") == "ran\n"
-    begun = (await started(job_dir)).batch
-    assert begun is not None
-    assert begun.job == ids[codes.index(-signal.SIGKILL)]
-    assert (await ended(await node.begin(job_dir, SLURM_JOB_ID="99")))[0] == RAN_BEFORE
-    code, _ = await ended(await node.begin(job_dir, SLURM_JOB_ID=begun.job))
-    assert code == (RAN_BEFORE if again is None else 0)
-    assert not list(job_dir.root.glob(".claim.*"))
-
-
-async def test_begun_anew_it_goes_on_where_it_can(node: Node, job_dir: JobDir) -> None:
-    write(job_dir, "echo first; kill -9 $PPID; sleep 60", again=["bash", "-c", "echo again"])
-    await ended(await node.begin(job_dir))
-    assert (job_dir.started.exists(), job_dir.exit.exists()) == (True, False)
-    await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
-    assert job_dir.stdout.read_text(encoding="utf-8") == "first\nagain\n"
-    assert exit_of(job_dir).batch == BatchPlace(job="7", node="n1", restarts=1)
-
-
-@pytest.mark.parametrize(
-    ("left", "checkpoint", "goes_on"),
-    [
-        ("state.chk", "state.chk", True),
-        ("deep/er/a 7.chk", "a *.chk", False),
-        ("deep/er/a 7.chk", "deep/*[0-9].chk", True),
-        (".state+(1)", ".state+(?)", True),
-        ("state+1", "state+(1)", False),
-        ("other", "*.chk", False),
-    ],
-)
-async def test_begun_anew_it_goes_on_only_from_a_checkpoint(
-    node: Node, job_dir: JobDir, left: str, checkpoint: str, goes_on: bool
-) -> None:
-    """As `resume_from` would find it; what asked the first run to stop does not stop the second."""
-    script = f"mkdir -p deep/er; touch '{left}'; echo up; exec sleep 60"
-    first = f"[ -e '{left}' ] && {{ [ -e stop ]; echo first $?; exit; }}; {script}"
-    again = ["bash", "-c", "[ -e stop ]; echo again $?"]
-    resume = Resume(checkpoint=checkpoint)
-    write(job_dir, first, again=again, resume=resume, stop_file="stop")
-    process = await node.begin(job_dir)
-    await until(said(1, job_dir))
-    process.send_signal(signal.SIGTERM)  # the stop file is made, but nothing heeds it
-    await until(lambda: (job_dir.work / "stop").exists())
-    process.kill()
-    await ended(process)
-    is_there = Walk(job_dir.work).files()
-    assert any(fnmatchcase(file.path, checkpoint) for file in is_there) is goes_on
-    await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
-    assert job_dir.stdout.read_text(encoding="utf-8").split("\n")[1:] == [
-        "again 1" if goes_on else "first 1",
-        "",
-    ]
-
-
-@pytest.mark.parametrize("wished", [False, True])
-async def test_begun_anew_after_an_end_from_outside_it_goes_on_unless_it_was_wished(
-    node: Node, job_dir: JobDir, wished: bool
-) -> None:
-    write(job_dir, "echo first; exec sleep 60", again=["bash", "-c", "echo again"])
-    process = await node.begin(job_dir)
-    await started(job_dir)
-    if wished:
-        job_dir.cancel.write_text("{}\n", encoding="utf-8")
-    process.send_signal(signal.SIGTERM)  # as when its node is taken from it
-    await ended(process)
-    code, _ = await ended(await node.begin(job_dir, SLURM_RESTART_COUNT="1"))
-    assert code == (RAN_BEFORE if wished else 0)
-    assert exit_of(job_dir).why == ("cancelled" if wished else "exit")
-    said = job_dir.stdout.read_text(encoding="utf-8")
-    assert said.endswith("again\n") is not wished
 
 
 async def test_a_time_limit_is_its_own(node: Node, job_dir: JobDir) -> None:

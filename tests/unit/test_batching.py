@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +13,21 @@ from jobs import directory
 from jobs.batch import BatchRecord
 from jobs.batching import places
 from jobs.directory import read_launch_manifest
-from jobs.engines.base import Submission
-from jobs.engines.slurm_submission import furnish, options_of
+from jobs.engines.slurm_submission import options_of
 from jobs.errors import (
     ExecutableNotFoundError,
     InvalidArgumentError,
     ResourcesUnavailableError,
     SettingsError,
 )
-from jobs.launch import resolve
-from jobs.manifests import Manifests
-from jobs.model import LaunchManifest, LaunchRequest
+from jobs.model import LaunchManifest
 from jobs.paths import JobDir
 from jobs.resuming import Parent
-from jobs.settings import Settings, load_settings
+from jobs.settings import load_settings
+from tests.support.batching import configured, resolved
 from tests.support.cli import ROOT, data, run
 
-CONFIGURATION = """
-[engines]
-default = "{default}"
-[engines.slurm]
-allow_options = {allow}
-{more}
-[engines.slurm.profiles.gpu]
-partition = "gpu"
-account = "chem"
-qos = "long"
-constraint = "a100"
-reservation = "course"
-nodes = 2
-tasks = 8
-modules = ["openmm/8.2", "cuda"]
-options = ["--exclusive"]
-time_limit_s = 3600
-[engines.slurm.profiles.short]
-partition = "short"
-"""
-
-
-@pytest.fixture
-def configured(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A machine on which Slurm's commands seem to be."""
-    sbatch = tmp_path / "slurm commands" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.touch(0o755)
-    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=":")
-
-    def write(*, default: str = "local", allow: str = "false", more: str = "") -> Settings:
-        text = CONFIGURATION.format(default=default, allow=allow, more=more)
-        (tmp_path / "config.toml").write_text(text, encoding="utf-8")
-        return load_settings()
-
-    return write
-
-
-def resolved(settings: Settings, *, parent: Parent | None = None, **request: Any) -> LaunchManifest:
-    def find_parent(job_id: str) -> Parent:
-        assert parent is not None
-        return parent
-
-    asked = LaunchRequest(**{"command": ["true"], **request})
-    manifests = Manifests(settings.all_manifest_dirs)
-    (launch,) = resolve(asked, settings, manifests, client=None, find_parent=find_parent)
-    return launch.manifest
+__all__ = ["configured"]
 
 
 def test_without_a_word_a_job_runs_where_the_configuration_says(configured: Any) -> None:
@@ -98,101 +49,6 @@ def test_without_slurm_a_job_for_it_is_refused(
     assert "Leave engine out" in refused.value.next_step
     monkeypatch.setenv("OUTLAST_PATH", json.dumps([str(tmp_path / "slurm commands")]))
     assert resolved(load_settings(), engine="slurm").batch is not None
-
-
-def test_a_profile_says_what_the_scheduler_is_told(
-    configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm/course.conf")
-    monkeypatch.setenv("SLURM_CLUSTERS", "")
-    job = resolved(configured(), engine="slurm:gpu")
-    assert job.batch is not None
-    told = job.batch.model_dump(exclude={"restart_command"})
-    assert told == {
-        "access": {
-            "SLURM_CONF": "/etc/slurm/course.conf",
-            "PATH": str(tmp_path / "slurm commands"),
-        },
-        "profile": "gpu",
-        "partition": "gpu",
-        "account": "chem",
-        "qos": "long",
-        "constraint": "a100",
-        "reservation": "course",
-        "nodes": 2,
-        "tasks": 8,
-        "modules": ["openmm/8.2", "cuda"],
-        "options": ["--exclusive"],
-    }
-    assert job.time_limit_s == 3600
-    options = options_of(job)
-    expected = {
-        "--partition=gpu",
-        "--account=chem",
-        "--qos=long",
-        "--constraint=a100",
-        "--reservation=course",
-        "--nodes=2",
-        "--ntasks=8",
-        "--time=60",
-        "--exclusive",
-        "--no-requeue",
-    }
-    assert expected <= set(options)
-    assert options[-1] == "--exclusive", "what a profile adds stands over our own"
-
-
-def test_a_launch_can_ask_for_other_resources_than_the_profile(configured: Any) -> None:
-    job = resolved(
-        configured(),
-        engine="slurm:gpu",
-        resources={"nodes": 3, "tasks": 12, "cores": 500, "gpus": 4, "memory_mb": 900_000},
-        time_limit_s=60,
-    )
-    assert job.batch is not None
-    assert (job.batch.nodes, job.batch.tasks, job.time_limit_s) == (3, 12, 60)
-    options = set(options_of(job))
-    assert {"--nodes=3", "--ntasks=12", "--cpus-per-task=500", "--gres=gpu:4"} <= options
-    assert "--mem=900000M" in options
-    assert "--time=3" in options, "Slurm's own limit leaves the script the time to end it"
-
-
-def test_a_second_submission_leaves_a_script_that_runs_as_it_is(
-    configured: Any, tmp_path: Path
-) -> None:
-    job_dir = JobDir(tmp_path)
-    job_dir.secrets.write_text('{"KEY": "s3 cret"}', encoding="utf-8")
-    first = Submission(resolved(configured(), engine="slurm"), job_dir, [], 1)
-    furnish(first, BatchRecord(token="a"))
-    text = job_dir.batch_script.read_text(encoding="utf-8")
-    with job_dir.batch_script.open(encoding="utf-8") as running:
-        furnish(replace(first, attempt=2), BatchRecord(token="b"))
-        assert running.read() == text
-    assert "attempt=2" in job_dir.batch_script.read_text(encoding="utf-8")
-    assert job_dir.batch_secrets.read_bytes() == b"KEY=s3 cret\0"
-
-
-@pytest.mark.parametrize(
-    ("limit_s", "grace_s", "minutes", "warning_s"),
-    [
-        (60, 10, 3, 40),
-        (599, 10, 12, 40),
-        (600, 10, 10, 40),
-        (600, 600, 22, 630),  # of a grace period as long, it would be stopped as it begins
-        (2700, 600, 57, 630),
-        (2760, 600, 46, 630),
-        (0, 10, None, 40),
-        (0, 600, None, 300),  # the partition's limit may be as short as that
-    ],
-)
-def test_a_job_has_its_time_before_slurm_tells_it_that_its_end_is_near(
-    configured: Any, limit_s: float, grace_s: float, minutes: int | None, warning_s: int
-) -> None:
-    job = resolved(configured(), engine="slurm", time_limit_s=limit_s)
-    options = options_of(job.model_copy(update={"grace_s": grace_s}))
-    assert f"--signal=B:USR1@{warning_s}" in options
-    times = [option for option in options if option.startswith("--time=")]
-    assert times == ([] if minutes is None else [f"--time={minutes}"])
 
 
 def test_the_default_profile_is_taken_unless_another_is_named(configured: Any) -> None:
@@ -253,46 +109,6 @@ def test_the_next_step_names_the_profiles(configured: Any) -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         resolved(configured(), engine="slurm:x")
     assert "gpu, short" in refused.value.next_step
-
-
-def test_options_are_passed_where_the_configuration_allows_them(configured: Any) -> None:
-    settings = configured(allow="true")
-    job = resolved(settings, engine="slurm:gpu", engine_options=["--nice=5"])
-    assert job.batch is not None
-    assert job.batch.options == ["--exclusive", "--nice=5"]
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        "--job-name=x", "--job-n=x", "-J", "-Jx", "-HJx", "--array=0-3", "-a0-3", "-W", "--wait",
-        "--output=x", "-o", "-e", "--chdir", "-D/", "--signal=TERM", "--requeue", "--no-requeue",
-        "--parsable", "--test-only", "--wrap=x",
-    ],
-)  # fmt: skip
-def test_options_by_which_jobs_are_found_and_ended_are_ours(configured: Any, option: str) -> None:
-    settings = configured(allow="true")
-    with pytest.raises(InvalidArgumentError, match="is Outlast's own to give"):
-        resolved(settings, engine="slurm:gpu", engine_options=["--nice=5", option])
-
-
-@pytest.mark.parametrize(
-    "option",
-    [
-        "--hold",
-        "-H",
-        "--wait-all-nodes=1",
-        "--exclusive",
-        "--nodelist=n1",
-        "-w",
-        "n1",
-        "-pJ",
-    ],
-)
-def test_other_options_are_not(configured: Any, option: str) -> None:
-    job = resolved(configured(allow="true"), engine="slurm", engine_options=[option])
-    assert job.batch is not None
-    assert job.batch.options == [option]
 
 
 def test_a_cluster_may_have_more_than_this_machine(configured: Any) -> None:
