@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,9 +100,12 @@ def counted_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
     calls = Calls(folder)
     for name in ("sbatch", "squeue", "sacct", "scontrol", "scancel"):
         calls.instead(name, 'exec "$real" "$@"')
-    with monkeypatch.context() as patched:
-        patched.setenv("PATH", str(folder), prepend=":")
-        yield calls
+    before = os.environ["PATH"]
+    # By the test's own monkeypatch: from a context of ours the PATH that the test sets meanwhile
+    # would be undone to ours, after ours has gone.
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    yield calls
+    monkeypatch.setenv("PATH", before)
 
 
 @pytest.fixture
