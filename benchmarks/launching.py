@@ -98,7 +98,7 @@ async def sweep_reply(folder: Path) -> list[Row]:
                     raise RuntimeError(str(reply.content))
                 job_id = reply.structured_content["job_id"]
                 await client.call_tool("cancel_job", {"job_id": job_id})
-                while any(process for process in ours(home)):  # the keeper has left
+                while ours(home):  # the keeper has left
                     await asyncio.sleep(0.1)
                 limit = seconds(lambda: write_many(home, SWEPT))
                 if number:  # the first reads the manifests

@@ -186,11 +186,12 @@ def _instead_of(requirement: str) -> str | None:
     lacks = []
     needs = metadata.requires(wanted.name) if wanted.extras else None
     for needed in map(Requirement, needs or []):
-        marker, version = needed.marker, _version(needed.name)
+        marker = needed.marker
         if marker is None or marker.evaluate({"extra": ""}):
             continue  # it came with the distribution, whatever its extras are
         if not any(marker.evaluate({"extra": extra}) for extra in wanted.extras):
             continue
+        version = _version(needed.name)
         if version is None or not needed.specifier.contains(version, prereleases=True):
             lacks.append(f"{needed.name}{needed.specifier}")
     return f"{has} without {', '.join(lacks)}" if lacks else None
