@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from jobs.service import Service
 
 END_S = 40.0  #: for it to end, once it runs or was cancelled
+#: How sinfo begins the state of a node that takes no job now; one that does not answer ends in `*`.
+_OUT_OF_SERVICE = ("down", "drain", "fail", "maint", "unk", "inval")
+#: What a trial submission is told of a request that no node can ever hold, and of one whose nodes
+#: are all out of service; a real one waits then.
+_NO_SUCH_NODE = "node configuration is not available"
 #: Names what of its arguments is not on the node.
 _TRIAL = 'sleep 1; for path; do [ -e "$path" ] || echo "$path"; done'
 
@@ -95,12 +100,19 @@ def _partition(partition: PartitionReport) -> Check:
     ]
     what = ", ".join(filter(None, words))
     label = f"partition {partition.name}"
-    out_of_service = ("down", "drain", "fail", "maint", "unk", "inval")
     if not partition.is_up:
         return Check(label, "warn", what, "Jobs in it wait until an administrator opens it.")
-    if all(state.startswith(out_of_service) for state in partition.nodes):
+    if not partition.nodes.keys() - _out_of_service(partition):
         return Check(label, "warn", what, "No node of it takes jobs now: they wait.")
     return Check(label, "ok", what)
+
+
+def _out_of_service(partition: PartitionReport) -> dict[str, int]:
+    return {
+        state: count
+        for state, count in partition.nodes.items()
+        if state.startswith(_OUT_OF_SERVICE) or state.endswith("*")
+    }
 
 
 async def _profile(
@@ -121,6 +133,11 @@ async def _profile(
         refusal, asked = await slurm_trial(request, settings)
     except JobError as error:
         return Check(label, "fail", error.cause, error.next_step)
+    waiting = [one.name for one in chosen if _out_of_service(one)]
+    if refusal and _NO_SUCH_NODE in refusal and waiting:
+        what = f"no node could run a job of one core with it now, and nodes of {', '.join(waiting)}"
+        mend += " If those are nodes that it needs, its jobs wait for them."
+        return Check(label, "warn", f"{what} are out of service: {refusal}", mend)
     if refusal:
         return Check(label, "fail", f"Slurm refuses a job of one core with it: {refusal}", mend)
     limits = [partition.time_limit_s for partition in chosen if partition.time_limit_s]

@@ -35,7 +35,10 @@ async def test_submit_returns_with_proof_of_life(engine: Engine, job_dir: JobDir
 
 async def test_a_limit_of_processes_is_kept(engine: Engine, job_dir: JobDir) -> None:
     script = f"{sys.executable} -c '{FORKS}'"
-    started = await start(engine, job(job_dir, script, bounds=Bounds(processes=30)), job_dir)
+    await submit(engine, job(job_dir, script, bounds=Bounds(processes=30)), job_dir)
+    # It may be over before anybody looks.
+    started = (await seen(engine, job_dir, Phase.RUNNING, Phase.ENDED)).started
+    assert started is not None
     if started.limits is None or started.limits.processes_by != "cgroup":
         pytest.skip("nothing here can limit a whole job; `outlast doctor` says why")
     assert started.limits.processes == 30
@@ -44,9 +47,10 @@ async def test_a_limit_of_processes_is_kept(engine: Engine, job_dir: JobDir) -> 
 
 
 async def test_a_change_is_told_to_who_adopts(engine: Engine, job_dir: JobDir) -> None:
-    await start(engine, job(job_dir, "sleep 0.3"), job_dir)
+    await start(engine, job(job_dir, "until [ -e go ]; do sleep 0.05; done"), job_dir)
     told = asyncio.Event()
     release = engine.adopt(job_dir, told.set)
+    (job_dir.work / "go").touch()
     await asyncio.wait_for(told.wait(), 20)
     release()
     assert (await engine.poll(job_dir)).phase is Phase.ENDED

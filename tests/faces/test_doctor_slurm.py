@@ -15,7 +15,7 @@ import pytest
 
 from jobs.batch import BatchRecord
 from tests.support.cli import CLI, ROOT, run
-from tests.support.slurm import FOLDER, Cluster
+from tests.support.slurm import FOLDER, NODES, Cluster
 
 pytestmark = pytest.mark.slurm
 #: The nodes may be full of other tests' jobs.
@@ -172,14 +172,22 @@ async def test_without_a_controller(slurm_alone: Cluster, home: Path) -> None:
     assert "trial job" not in checks
 
 
-async def test_a_drained_cluster_and_one_closed_partition(slurm_alone: Cluster, home: Path) -> None:
-    for node in ("n1", "n2", "n3"):
+async def test_a_drained_cluster_and_one_closed_partition(
+    slurm_alone: Cluster, home: Path, tmp_path: Path
+) -> None:
+    profiles = 'good = { partition = "main" }\nfeature = { constraint = "no-such-feature" }\n'
+    configure(tmp_path, f"[engines.slurm.profiles]\n{profiles}")
+    for node in NODES:
         slurm_alone.set_node(node, "drain")
     slurm_alone.control("update", "partitionname=short", "state=down")
     try:
-        checks = await doctor("--wait", "12")
+        checks = await doctor("--wait", "12", code=1)
     finally:
         slurm_alone.control("update", "partitionname=short", "state=up")
+    assert {name for name, check in checks.items() if check["state"] == "fail"} == {
+        "profile feature"
+    }, "a cluster that takes no jobs now is no fault of a profile's"
+    assert "nodes of main are out of service" in checks["profile good"]["what"]
     assert "No node of it takes jobs now" in checks["partition main"]["mend"]
     assert "not up" in checks["partition short"]["what"]
     assert "drained" in checks["trial job"]["what"]

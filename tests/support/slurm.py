@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import time
@@ -28,6 +29,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GIVEN = os.environ.get("OUTLAST_TEST_SLURM")
 FOLDER = Path(GIVEN) if GIVEN else REPOSITORY / ".cache" / "slurm"
 HOW = "run `sudo bash tests/services/slurm/up.sh`"
+NODES = ("n1", "n2", "n3")
 _ENDED = (Phase.ENDED, Phase.VANISHED)
 
 
@@ -119,6 +121,21 @@ class Cluster:
             assert time.monotonic() < deadline, "the controller does not save its state"
             await asyncio.sleep(0.5)
 
+    def resume_nodes(self) -> None:
+        """Returns when all take jobs: one that was away answers first."""
+        for node in NODES:
+            self.set_node(node, "resume")
+        deadline = time.monotonic() + 60
+        while re.search(r"down|drain|\*", states := self._node_states()):
+            assert time.monotonic() < deadline, states
+            time.sleep(0.2)
+
+    def _node_states(self) -> str:
+        done = subprocess.run(
+            ["sinfo", "-h", "-N", "-o", "%N %T"], check=True, timeout=30, capture_output=True
+        )
+        return done.stdout.decode()
+
     @contextmanager
     def without_controller(self) -> Iterator[None]:
         """As when its machine is down."""
@@ -207,5 +224,4 @@ def slurm_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The cluster for one test only, which may take its nodes or its controller down."""
     with _cluster(monkeypatch, fcntl.LOCK_EX) as cluster:
         yield cluster
-        for node in ("n1", "n2", "n3"):
-            cluster.set_node(node, "resume")
+        cluster.resume_nodes()
