@@ -216,10 +216,11 @@ async def test_an_orphan_ends_at_its_time_limit(service: Service, home: Path) ->
 
 async def test_what_an_orphan_leaves_is_ended(service: Service, home: Path) -> None:
     """The command ends by itself; nobody but the keeper can end what it started."""
-    job = await bash(service, "setsid sleep 601 & echo $!; sleep 0.5")
+    job = await bash(service, "setsid sleep 601 & echo $!; until [ -e go ]; do sleep 0.05; done")
     log = service.directory(job).stdout
     await until(lambda: log.read_text(encoding="utf-8"))
     kill(*shim_pids(home))
+    (service.directory(job).work / "go").touch()
     assert (await ended(service, job.id)).state is State.LOST
     assert not is_running(int(log.read_text(encoding="utf-8")))
 

@@ -76,7 +76,7 @@ async def test_without_a_controller_nothing_is_told_falsely(
 ) -> None:
     """While it is away one job ends and one runs on."""
     ends, stays = JobDir(home / "jobs" / "ends"), JobDir(home / "jobs" / "stays")
-    write(ends, "sleep 3; exit 3")
+    write(ends, "until [ -e go ]; do sleep 0.1; done; exit 3")
     write(stays, "sleep 90")
     ids = {job_dir: await slurm_alone.submit(job_dir) for job_dir in (ends, stays)}
     for job_dir, job_id in ids.items():
@@ -94,6 +94,7 @@ async def test_without_a_controller_nothing_is_told_falsely(
         )
         assert [type(answer) for answer in answers] == [Unreachable] * 4
         assert (await slurm_alone.look(ids[stays], stays)).phase is Phase.UNKNOWN
+        (ends.work / "go").touch()
         await until(ends.exit.exists)
         assert (await slurm_alone.end(ids[ends], ends)).exit_code == 3
     assert (await slurm_alone.until(Phase.RUNNING, ids[stays], stays)).started is not None
