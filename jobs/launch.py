@@ -168,7 +168,7 @@ class _Resolver:
             params = kind.resolve_params({**earlier, **request.params})
             referenced, placements = self._files(kind, params, job_root)
         if parent is not None and kind is not None:
-            placements += carried(kind, parent, kind.resume_for(params))
+            placements += carried(kind, parent, kind.resume_for(params), given)
             given += inputs_as_before(parent, [*given, *placements])
         defaults = kind.resources(params) if kind else {}
         resources = _resources(request, defaults, settings if engine == LOCAL else None)

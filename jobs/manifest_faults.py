@@ -62,6 +62,11 @@ def faults(file: ManifestFile, stem: str) -> Iterator[tuple[Place, str]]:
             check_regex("it", rule.regex or "")
         except JobError as error:
             yield place, error.cause
+        for key in ("regex", "meaning"):
+            held = PLACEHOLDER.findall(getattr(rule, key, None) or "")
+            for name in sorted(file.params.keys() & held):
+                if not name.isdecimal():  # \d{3} counts
+                    yield (*place[:-1], key), f"no parameter is filled in here: {{{name}}} stays"
     globs: dict[Place, str] = {
         ("output", i, "path"): rule.path for i, rule in enumerate(file.output)
     }

@@ -144,10 +144,13 @@ def params_as_before(kind: Manifest, parent: Parent, given: Collection[str]) -> 
     return params
 
 
-def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Placement]:
+def carried(
+    kind: Manifest, parent: Parent, resume: Resume | None, given: list[Placement]
+) -> list[Placement]:
     """The parent's files that the new job begins with. Blocks.
 
-    Raises NotResumableError when the kind of job cannot go on, or left no checkpoint.
+    Raises NotResumableError when the kind of job cannot go on, or left no checkpoint;
+    InvalidArgumentError when a file given now would lie in the place of one of them.
     """
     if resume is None:
         raise NotResumableError(
@@ -163,13 +166,21 @@ def carried(kind: Manifest, parent: Parent, resume: Resume | None) -> list[Place
         )
     if not parent.is_at_home:
         return []  # it goes on in the same folder
+    seen = {Path(item.target).name for item in given if item.seen_in_work}
     placements = []
     for path in files:
         linked = _matches(path, resume.link)
-        if linked or _matches(path, [resume.checkpoint, *resume.carry]):
-            placements.append(
-                Placement(root / path, f"work/{path}", way="link" if linked else "copy", root=root)
+        if not linked and not _matches(path, [resume.checkpoint, *resume.carry]):
+            continue
+        if path in seen:
+            raise InvalidArgumentError(
+                f"inputs holds a {path!r}, and the job goes on with the one that {parent.job_id} "
+                "left.",
+                "Leave it out, or give it another name; nothing was changed.",
             )
+        placements.append(
+            Placement(root / path, f"work/{path}", way="link" if linked else "copy", root=root)
+        )
     return placements
 
 

@@ -200,6 +200,9 @@ async def test_a_file_in_the_place_of_an_input_goes_on_as_the_program_left_it(
         assert left.read_text(encoding="utf-8") == "0\n" + "more\n" * count
         kept = service.directory(job).inputs / "checkpoint.txt"
         assert kept.read_text(encoding="utf-8") == "0\n"
+    with pytest.raises(InvalidArgumentError, match=f"that {job.id} left") as refused:
+        await start(service, resume_from=job.id, inputs=[str(given)])
+    assert "another name" in refused.value.next_step
 
 
 #: Each name of a file holds its parameter.

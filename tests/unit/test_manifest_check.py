@@ -133,6 +133,8 @@ def test_what_is_taken_out_of_a_list_moves_no_other_line() -> None:
         ("[[failure]]\nregex = 'x'\nmeaning = 'x'\nsource = '{prefx}.log'", 9, "{prefx}"),
         ("[[warning]]\nregex = 'x'\nmeaning = 'x'\nsource = '{cores}.log'", 9, "{cores}"),
         ("[[success]]\nregex = 'x'\nmeaning = 'x'\nsource = '{none}'", 9, "placeholder {none}"),
+        ("[params.a]\n[[failure]]\nregex = '{a}'\nmeaning = 'x'", 8, "{a} stays"),
+        ("[params.a]\n[params.3]\n[[warning]]\nregex = 'x{3}'\nmeaning = '{a}'", 10, "{a} stays"),
         ("[summary]\npath = '{prefix}.json'", 7, "unknown placeholder {prefix}"),
         ("[resume]\ncheckpoint = 'c'\ncarry = [\n'a',\n'{prefix}.log']", 10, "{prefix}"),
         ("[resume]\ncheckpoint = 'c'\nlink = ['{prefix}.log']", 8, "{prefix}"),
