@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from jobs import clock
 from jobs.errors import InputUnusableError, JobError
-from jobs.files import open_inside, open_own, sync_directory, write_file, write_synced
+from jobs.files import is_passing, open_inside, open_own, sync_directory, write_file, write_synced
 from jobs.limits import Limits
 from jobs.model import InputFile, Job, LaunchManifest, StartedRecord
 from jobs.paths import Home, JobDir
@@ -128,10 +128,21 @@ def furnish(job_dir: JobDir, launched: LaunchManifest) -> None:
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
-    """A record in a job directory; none when it is not there or is not whole."""
+    """A record in a job directory; none when it is not there or is not whole. Raises OSError when
+    it cannot be read just now, from which nothing follows."""
     try:
         return kind.model_validate_json(_content(path))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_passing(error):
+            raise
+        return None
+
+
+def glimpse(path: Path, kind: type[Record]) -> Record | None:
+    """The same where it is only shown to somebody: none, too, when it cannot be read just now."""
+    try:
+        return read_record(path, kind)
+    except OSError:
         return None
 
 
@@ -143,7 +154,7 @@ def _content(path: Path) -> bytes:
 
 def read_limits(job_dir: JobDir) -> Limits | None:
     """What the job is held to; none when that is nothing, or it has not started."""
-    started = read_record(job_dir.started, StartedRecord)
+    started = glimpse(job_dir.started, StartedRecord)
     return started.limits if started else None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -59,6 +60,38 @@ def append_line(path: Path, line: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with _regular(os.open(path, flags | _UNDECEIVED, 0o600), path, "ab") as file:
         file.write(line.encode() + b"\n")
+
+
+#: Of the process, the machine or a file server, at this moment: nothing follows for the file.
+_PASSING = {
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same may succeed a little later: what could not be read may well be there."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def open_up(folder: Path) -> None:
+    """Undo, if we may, what a job has done to the mode of a folder that others use, too."""
+    with suppress(OSError):
+        mode = folder.lstat().st_mode
+        if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+            folder.chmod(stat.S_IRWXU)
+
+
+def remove_tree(folder: Path) -> bool:
+    """Remove a folder, also what is closed to us within it; whether nothing is left. Blocks."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not os.path.lexists(folder):
+        return True
+    open_up(folder)
+    for where, names, _ in os.walk(folder):
+        for name in names:
+            open_up(Path(where, name))
+    shutil.rmtree(folder, ignore_errors=True)
+    return not os.path.lexists(folder)
 
 
 def open_own(path: Path) -> BinaryIO:

@@ -9,7 +9,7 @@ from jobs.batching import LOCAL
 from jobs.directory import read_launch_manifest, read_record
 from jobs.engines.base import Sighting
 from jobs.failpoints import reach
-from jobs.files import write_durable
+from jobs.files import is_passing, write_durable
 from jobs.limits import Limits
 from jobs.model import (
     ArtifactScan,
@@ -99,7 +99,9 @@ def _judge(
     launched: LaunchManifest | None
     try:
         launched = read_launch_manifest(job_dir)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_passing(error):
+            raise
         nothing = ArtifactScan(artifacts=[], total_size=0)
         return outcome.judge(None, sighting, cancel_reason=job.cancel_reason), nothing
     found = scan(launched, job_dir, started_at=started_at, hash_limit_bytes=hash_limit_bytes)

@@ -22,9 +22,10 @@ from jobs.ending import Ending
 from jobs.engines.base import Engine, Phase, Sighting
 from jobs.errors import DiskFullError, StateDirectoryError
 from jobs.failpoints import reach
-from jobs.files import append_line
+from jobs.files import append_line, open_up
 from jobs.finish import conclude
 from jobs.inbox import Inbox
+from jobs.keeping import is_found
 from jobs.log_limit import LogLimit
 from jobs.model import Job, RunRecord
 from jobs.paths import Home, JobDir
@@ -75,6 +76,9 @@ class Keeper:
         idle_since: float | None = None
         loop = asyncio.get_running_loop()
         while not self._inbox.leave:
+            if not is_found(self._home):
+                log.warning("somebody has made the state directory anew; it is not kept from here")
+                return
             self._inbox.forget_calls()
             busy = await self._pass_or_pause()
             idle_since = None if busy else idle_since or loop.time()
@@ -134,6 +138,7 @@ class Keeper:
         if job.engine not in self._engines:
             await self._note(job, for_want_of(job.engine))
             return False
+        open_up(job_dir.root)
         sighting = await self._engines[job.engine].poll(job_dir)
         match sighting.phase:
             case Phase.ENDED | Phase.VANISHED:

@@ -55,6 +55,19 @@ def _read_info(fd: int) -> dict[str, str | int]:
         return {}
 
 
+def is_found(home: Home) -> bool:
+    """Whether this process is the keeper that others find. It is not once somebody has deleted the
+    state directory, or the lock, and made it anew: then another one keeps what is there."""
+    try:
+        with home.keeper_lock.open("rb") as lock:
+            named = _read_info(lock.fileno()).get("pid", os.getpid())  # none: it is being written
+        return named == os.getpid() and home.wake.is_fifo()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # nothing follows from it
+
+
 def _is_dying(info: dict[str, str | int]) -> bool:
     """Whether the process has been killed and the kernel is still taking it apart.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from jobs import clock
 from jobs.artifacts import Walk
 from jobs.failpoints import reach
+from jobs.files import open_up, remove_tree
 from jobs.model import Job
 from jobs.paths import Home
 from jobs.states import FINAL, State
@@ -73,9 +73,14 @@ class Pruner:
         reach("server.job_emptied")
         removed = await self._store.delete(job.id)
         reach("server.row_deleted")
-        await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
+        await asyncio.to_thread(remove_tree, gone)
         reach("server.job_removed")
         return removed
+
+    def remains(self, job: Job) -> Path | None:
+        """What could not be removed of a job that was, as files of another user cannot."""
+        gone = self._home.gone(job.project, job.id)
+        return gone if gone.exists() else None
 
     def _size(self, job: Job) -> int:
         root = self._home.job(job.project, job.id).root
@@ -84,8 +89,9 @@ class Pruner:
 
 def _empty(folder: Path) -> None:
     with contextlib.suppress(OSError):
+        open_up(folder)
         for item in folder.iterdir():
             if item.is_dir() and not item.is_symlink():
-                shutil.rmtree(item, ignore_errors=True)
+                remove_tree(item)
             else:
                 item.unlink(missing_ok=True)

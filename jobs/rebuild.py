@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
@@ -68,6 +69,8 @@ def entries(home: Home, left_out: list[str] | None = None) -> Iterator[Entry]:
             try:
                 batch.append(_entry(path))
             except (OSError, ValueError) as error:
+                if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise  # says nothing of this job
                 reason = f"{path}: {str(error).splitlines()[0]}"
                 log.warning("left out of the index: %s", reason)
                 if left_out is not None:
@@ -76,9 +79,10 @@ def entries(home: Home, left_out: list[str] | None = None) -> Iterator[Entry]:
 
 
 def _folders(path: Path) -> list[Path]:
+    """None where there is none. Raises OSError: an index made without it would be false."""
     try:
         return [item for item in path.iterdir() if item.is_dir() and not item.is_symlink()]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 
 from jobs import clock
+from jobs.files import remove_tree
 from jobs.paths import GONE_PREFIX, UNBORN_PREFIX, Home
 from jobs.store import Store
 
@@ -25,4 +26,4 @@ async def sweep_abandoned(home: Home, store: Store) -> None:
             shutil.rmtree(unborn, ignore_errors=True)
     for gone in await asyncio.to_thread(list, home.jobs.glob(f"*/{GONE_PREFIX}*")):
         await store.delete(gone.name.removeprefix(GONE_PREFIX))
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_tree(gone)

@@ -16,7 +16,7 @@ from jobs.arguments import check_text
 from jobs.batch import BatchRecord
 from jobs.batching import Place, places
 from jobs.cancel import wish_cancel
-from jobs.directory import give_birth, read_launch_manifest, read_record
+from jobs.directory import give_birth, glimpse, read_launch_manifest
 from jobs.enquiries import Enquiries, check_wait, parse_number
 from jobs.errors import (
     FileNotFoundInJobError,
@@ -156,7 +156,7 @@ class Service(Enquiries):
                 return []
         except OSError:
             return []
-        record = read_record(path, RunRecord)
+        record = glimpse(path, RunRecord)
         found = record.artifacts.artifacts if record else []
         declared = [artifact for artifact in found if artifact.description] or found
         order = ("image", "table", "structure", "trajectory", "text")
@@ -245,7 +245,7 @@ class Service(Enquiries):
     def _scan(self, job: Job) -> ArtifactScan:
         """From the run record when there is one: it is the list as it was at the end."""
         job_dir = self.directory(job)
-        record = read_record(job_dir.run_record, RunRecord) if job.is_final else None
+        record = glimpse(job_dir.run_record, RunRecord) if job.is_final else None
         if record is not None:
             return record.artifacts
         launched, job_dir = self._launched(job)
@@ -294,7 +294,7 @@ class Service(Enquiries):
 
     def placement(self, job: Job) -> str | None:
         """Where a scheduler has put the job, and what it used there; none for jobs of here."""
-        record = read_record(self.directory(job).batch, BatchRecord)
+        record = glimpse(self.directory(job).batch, BatchRecord)
         return str(record) if record else None
 
     def disk_warning(self) -> str | None:

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from functools import lru_cache
 
-from jobs.directory import read_record
+from jobs.directory import glimpse
 from jobs.model import LaunchManifest
 from jobs.paths import JobDir
 from jobs.secrets import MASK
@@ -26,7 +26,7 @@ def software_version(job_dir: JobDir) -> str | None:
     It is asked when the job has ended: where the program was replaced while the job ran, that is
     the version of the new one.
     """
-    launched = read_record(job_dir.launch_manifest, LaunchManifest)
+    launched = glimpse(job_dir.launch_manifest, LaunchManifest)
     about = launched.software if launched else None
     if launched is None or about is None or not about.version_command:
         return None

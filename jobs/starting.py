@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from jobs.ending import Ending
 from jobs.engines.base import Engine, Phase, RefusedError, Submission
 from jobs.errors import DiskFullError
 from jobs.failpoints import reach
+from jobs.files import is_passing
 from jobs.model import Job, Resources
 from jobs.outcome import cancelled_because
 from jobs.paths import Home
@@ -25,6 +27,7 @@ from jobs.text import shown
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  #: of starting a job that has not run yet
+PAUSE_S = 1.0  #: before a new attempt, where this machine is short of something
 WAITING = "waiting for cores, memory or GPUs that other jobs hold"
 NO_ROOM = "waiting for free space on the disk of the state directory"
 TOO_LARGE = "waiting in vain: it asks for more than this keeper may give; `outlast doctor` shows it"
@@ -125,16 +128,25 @@ class Starting:
     async def _start(self, batch: list[Job]) -> None:
         engine = self._engines[batch[0].engine]
         submissions = []
+        short: dict[str, str] = {}  #: what this machine is short of, by the job's ID
         for job in batch:
             try:
                 job_dir = give_birth(self._home, job)
                 launched = read_launch_manifest(job_dir)
                 furnish(job_dir, launched)
             except (OSError, ValueError) as error:
+                if is_passing(error):
+                    short[job.id] = f"{error}"
+                    continue
                 detail = f"Its job directory cannot be used: {error}."
                 await self._ending.end_unstarted(job, Event.FAIL, detail)
                 continue
             submissions.append((job, Submission(launched, job_dir, job.gpu_ids, job.attempt)))
+        if short:
+            await self._pause(short)
+            for job in batch:
+                if job.id in short:
+                    await self.start_again(job, short[job.id], for_ever=True)
         if not submissions:
             return
         try:
@@ -146,13 +158,23 @@ class Starting:
                     reason = f"{job.engine} refused it: {why}."
                     await self._ending.end_unstarted(job, Event.FAIL, reason)
         except OSError as error:
+            if is_passing(error):
+                await self._pause({job.id: f"{error}" for job, _ in submissions})
             for job, submission in submissions:
                 job_dir = submission.job_dir
                 if (await engine.poll(job_dir)).phase is Phase.NEVER_STARTED:
-                    await self.start_again(job, f"{error}", for_ever=not engine.is_ready(job_dir))
+                    waits = is_passing(error) or not engine.is_ready(job_dir)
+                    await self.start_again(job, f"{error}", for_ever=waits)
+
+    async def _pause(self, reasons: dict[str, str]) -> None:
+        """Tell of each job what this machine is short of, and wait a little."""
+        for job_id, why in reasons.items():
+            await self._store.note(job_id, why)
+        await asyncio.sleep(PAUSE_S)
 
     async def start_again(self, job: Job, why: str, *, for_ever: bool = False) -> None:
-        """Back to the queue: nothing has run yet. Not for ever, unless a scheduler is silent."""
+        """Back to the queue: nothing has run yet. Not for ever, unless a scheduler is silent, or
+        this machine short of something."""
         log.warning("%s was not started: %s", job.id, why)
         if job.attempt < MAX_ATTEMPTS or for_ever:
             await self._store.move(job, Event.REQUEUE)

@@ -162,14 +162,20 @@ def prune(
         if dry_run and not as_json:
             say(f"{words} would be removed.")
         removed = 0
+        left: list[str] = []
         if not dry_run:
             if not yes and not _agreed(f"Remove {words} for ever? [y/N] "):
                 say("Nothing was removed.")
                 return 1
             for item in items:
                 removed += await service.pruner.remove(item.job)
+                if (remains := service.pruner.remains(item.job)) is not None:
+                    left.append(str(remains))
             if not as_json:
                 say(f"{removed} of {words} removed.")
+            if left and not as_json:
+                say("Forgotten, but not removed, as it holds files of another user:")
+                say("\n".join(left))
         if as_json:
             print_json(
                 {
@@ -177,6 +183,7 @@ def prune(
                     "jobs": [_pruned(item) for item in items],
                     "total_size": total,
                     "removed": removed,
+                    "left": left,
                 }
             )
         return 0

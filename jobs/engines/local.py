@@ -161,9 +161,8 @@ def probe(job_dir: JobDir) -> Iterator[bool]:
 
     While the context lasts, a free lock stays free.
     """
-    try:
-        fd = os.open(job_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # gone, or replaced
+    fd = _open_lock(job_dir)
+    if fd is None:
         yield False
         return
     try:
@@ -177,9 +176,26 @@ def probe(job_dir: JobDir) -> Iterator[bool]:
         os.close(fd)
 
 
+def _open_lock(job_dir: JobDir) -> int | None:
+    """None when it is gone with its directory, or a job has put something else there."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(job_dir.lock, flags, 0o600)
+    except PermissionError:
+        job_dir.lock.lstat()  # is refused, too, where it is the directory that is closed
+        return None
+    except OSError as error:
+        gone = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+        if error.errno in gone:
+            return None
+        raise
+
+
 def _take_lock(job_dir: JobDir) -> int | None:
     """The job's lock, held by us alone; none when somebody alive has it."""
-    fd = os.open(job_dir.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_lock(job_dir)
+    if fd is None:
+        raise OSError(errno.EINVAL, "cannot be locked", str(job_dir.lock))
     for attempt in range(20):  # a prober may hold it for microseconds
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -20,6 +20,7 @@ from jobs.engines.shim_system import (
     is_deleted,
     json_text,
     kill_cgroups,
+    let_us_write,
     limit_hit,
     read_all,
     remove_cgroups,
@@ -286,13 +287,18 @@ class Shim:
             try:
                 write_file(".exit.reserved", text.encode(), publish_as="exit")
                 reach("shim.end_recorded")
-                os.unlink("ctl")
                 break
             except FileNotFoundError:
                 break
-            except OSError:
+            except OSError as error:
+                if isinstance(error, PermissionError):
+                    let_us_write(".exit.reserved")
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 5.0)
+        try:
+            os.unlink("ctl")
+        except OSError:
+            pass  # whatever the command has made of it
 
     def tell_keeper(self) -> None:
         """Wake the keeper, or become one: else queued jobs would wait for somebody to ask."""

@@ -77,7 +77,7 @@ async def test_before_its_time_limit_a_job_can_save(engine: Engine, job_dir: Job
 async def test_a_memory_limit_that_is_told_is_kept(engine: Engine, job_dir: JobDir) -> None:
     order = job(
         job_dir,
-        "tail /dev/zero",
+        "ulimit -v 1000000; tail /dev/zero",  # where nothing else holds it
         bounds=Bounds(memory_mb=80),
         resources=Resources(cores=1, memory_mb=80),
     )

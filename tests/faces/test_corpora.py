@@ -80,9 +80,11 @@ def is_folder(_: World, text: str) -> bool:
 
 
 def is_input(_: World, text: str) -> bool:
-    """A file of which a copy can be made: its size is known beforehand."""
+    """A file of which a copy can be made: it can be read, and its size is known beforehand."""
     path = os.path.expanduser(text)
     if not (os.path.isabs(path) and carried(text) and os.path.isfile(path)):
+        return False
+    if not os.access(path, os.R_OK):
         return False
     return not os.path.realpath(path).startswith(("/proc/", "/sys/", "/dev/"))
 

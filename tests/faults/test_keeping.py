@@ -53,6 +53,26 @@ async def test_an_older_keeper_makes_room_for_a_newer(service: Service, home: Pa
     assert (await ended(service, job.id)).outcome.exit_code == 4
 
 
+@pytest.mark.parametrize("gone", ["keeper.lock", "wake", "all"])
+async def test_a_keeper_that_nobody_finds_any_more_makes_room_for_another(
+    service: Service, home: Path, gone: str
+) -> None:
+    job = await launch(service, "sleep", "60")
+    old = keeper_pid(home)
+    assert old is not None
+    if gone == "all":
+        home.rename(home.with_name("before"))
+    else:
+        (home / gone).unlink()
+    async with open_service() as another:
+        again = await launch(another, "true", wait_s=15)
+        assert again.state is State.COMPLETED
+        await until(lambda: not is_running(old))
+        assert keeper_pid(home) != old
+        if gone != "all":
+            assert (await another.job(job.id)).state is State.RUNNING
+
+
 async def test_the_keeper_reads_the_configuration_that_the_server_reads(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,8 +203,8 @@ async def test_the_accounting_tells_what_a_job_used(slurm: Cluster, job_dir: Job
     assert row.max_rss_kb is not None
     assert row.max_rss_kb > 90 << 10
     assert row.cpu_efficiency is not None
-    assert 0.2 < row.cpu_efficiency < 1.5
-    assert (row.user_s or 0) > 0.5
+    assert 0 < row.cpu_efficiency < 1.5  # how much it got of a busy machine is not its affair
+    assert 2 < (row.user_s or 0) + (row.system_s or 0) < 10
     seen = (await slurm.look(job_id, job_dir)).exit
     assert seen is not None
     assert seen.max_rss_kb == row.max_rss_kb

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -95,7 +96,9 @@ LOST = {
     "shim.tree_ended": Seen("lost", None, 1, 1),
 }
 #: Where an error that does not go away leaves no way to start.
-CANNOT_START = ("keeper.lock_taken", "shim.begun", "shim.prepared", "shim.forked")
+CANNOT_START = ("shim.begun", "shim.prepared", "shim.forked")
+#: And where it is waited out.
+WAITS = "keeper.lock_taken"
 
 
 def expected(case: Case) -> Seen:
@@ -287,6 +290,14 @@ async def _past_the_error(
     if case.point in (*CANNOT_START, *LOST, "keeper.shim_spawned", "shim.end_recorded"):
         (job,) = (await service.list_jobs()).jobs
         await ended(service, job.id)
+    if case.point == WAITS:
+        (job,) = (await service.list_jobs()).jobs
+        job_id, why = job.id, os.strerror(getattr(errno, case.action))
+
+        async def told() -> bool:
+            return why in ((await service.job(job_id)).wait_reason or "")
+
+        await until(told)
     world.disarm(case)
     return await _again(world, case, service, job)
 

@@ -126,15 +126,12 @@ class Cluster:
         for node in NODES:
             self.set_node(node, "resume")
         deadline = time.monotonic() + 60
-        while re.search(r"down|drain|\*", states := self._node_states()):
+        while re.search(r"down|drain|\*", states := self._asked("sinfo", "-h", "-N", "-o", "%T")):
             assert time.monotonic() < deadline, states
             time.sleep(0.2)
 
-    def _node_states(self) -> str:
-        done = subprocess.run(
-            ["sinfo", "-h", "-N", "-o", "%N %T"], check=True, timeout=30, capture_output=True
-        )
-        return done.stdout.decode()
+    def _asked(self, *question: str) -> str:
+        return subprocess.run(question, check=True, timeout=30, capture_output=True).stdout.decode()
 
     @contextmanager
     def without_controller(self) -> Iterator[None]:
@@ -155,6 +152,15 @@ class Cluster:
             yield
         finally:
             _start_again("slurmdbd", "sacct", "-n", "-j", "1")
+
+    def until_empty(self) -> None:
+        """Till no job of anybody holds a node. A controller that was killed may believe for minutes
+        that one runs which ended just before."""
+        deadline = time.monotonic() + 90
+        while ids := self._asked("squeue", "-h", "-o", "%A").split():
+            assert time.monotonic() < deadline, ids
+            subprocess.run(["scancel", *ids], timeout=60, capture_output=True)
+            time.sleep(0.5)
 
     def end_all(self) -> None:
         if self._ids:
@@ -223,5 +229,6 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 def slurm_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The cluster for one test only, which may take its nodes or its controller down."""
     with _cluster(monkeypatch, fcntl.LOCK_EX) as cluster:
+        cluster.until_empty()
         yield cluster
         cluster.resume_nodes()
