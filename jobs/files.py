@@ -58,7 +58,7 @@ def append_line(path: Path, line: str) -> None:
     Raises OSError, also for a link or a FIFO, which a job can have put there.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with _regular(os.open(path, flags | _UNDECEIVED, 0o600), path, "ab") as file:
+    with _regular(open_undeceived(path, flags), path, "ab") as file:
         file.write(line.encode() + b"\n")
 
 
@@ -99,11 +99,24 @@ def open_own(path: Path) -> BinaryIO:
 
     Raises OSError, also for a link, and for a FIFO or device, which is not waited for.
     """
-    return _regular(os.open(path, os.O_RDONLY | _UNDECEIVED), path, "rb")
+    return _regular(open_undeceived(path, os.O_RDONLY), path, "rb")
 
 
 #: Neither a link is followed nor a FIFO waited for.
 _UNDECEIVED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_undeceived(path: Path, flags: int) -> int:
+    """A descriptor of what a job could have replaced: no link is followed and no FIFO waited for. A
+    file of ours that it has closed is opened up. Raises OSError."""
+    flags |= _UNDECEIVED
+    try:
+        return os.open(path, flags, 0o600)
+    except PermissionError:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise
+        path.chmod(0o600)
+        return os.open(path, flags, 0o600)
 
 
 def _regular(fd: int, path: Path, mode: str) -> BinaryIO:

@@ -7,6 +7,8 @@ import errno
 import fcntl
 import json
 import os
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,7 @@ from jobs.engines.confinement import Confinement
 from jobs.engines.orphans import Orphans, stop_file
 from jobs.engines.shim_system import remove_cgroups
 from jobs.failpoints import reach
-from jobs.files import open_own
+from jobs.files import is_passing, open_own, open_undeceived
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import Home, JobDir
 from jobs.secrets import with_secrets
@@ -79,14 +81,13 @@ class LocalEngine:
         return await self._orphans.tend(job_dir, sighting)
 
     async def stop(self, job_dir: JobDir, *, grace_s: float | None) -> None:
-        try:
-            control = os.open(job_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        except OSError as error:
-            if error.errno not in (errno.ENXIO, errno.ENOENT, errno.ELOOP):
-                raise
+        control = _open_control(job_dir)
+        if control is None:
             sighting = look(job_dir)
             if sighting.phase is Phase.ORPHANED and sighting.started is not None:
                 await self._orphans.end(job_dir, sighting.started, grace_s)
+            elif sighting.phase is Phase.RUNNING:
+                _terminate_shim(job_dir)
             return
         try:
             os.write(control, b"T\n" if grace_s is None else b"T%.3f\n" % grace_s)
@@ -178,9 +179,8 @@ def probe(job_dir: JobDir) -> Iterator[bool]:
 
 def _open_lock(job_dir: JobDir) -> int | None:
     """None when it is gone with its directory, or a job has put something else there."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        return os.open(job_dir.lock, flags, 0o600)
+        return open_undeceived(job_dir.lock, os.O_RDWR | os.O_CREAT)
     except PermissionError:
         job_dir.lock.lstat()  # is refused, too, where it is the directory that is closed
         return None
@@ -189,6 +189,38 @@ def _open_lock(job_dir: JobDir) -> int | None:
         if error.errno in gone:
             return None
         raise
+
+
+def _open_control(job_dir: JobDir) -> int | None:
+    """None when nobody listens there, or a job has put something else in its place."""
+    try:
+        fd = os.open(job_dir.control, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if is_passing(error):
+            raise
+        return None
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _terminate_shim(job_dir: JobDir) -> None:
+    """Have a shim stop its job whose FIFO is gone. Its own words on its command line tell it."""
+    try:
+        with open_own(job_dir.lock) as lock:
+            pid = int(lock.read(9))
+        pidfd = os.pidfd_open(pid)
+    except (AttributeError, OSError, ValueError):
+        return
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if os.fsencode(job_dir.root) in words and any(word.endswith(b"/shim.py") for word in words):
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    except OSError:
+        pass  # it has ended
+    finally:
+        os.close(pidfd)
 
 
 def _take_lock(job_dir: JobDir) -> int | None:

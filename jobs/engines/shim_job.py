@@ -175,7 +175,8 @@ class Shim:
                 self.end_start()
             received = read_all(self.signals)
             if signal.SIGTERM in received or signal.SIGINT in received:
-                self.stop("terminated", self.order.grace_s)
+                wished = os.path.exists("cancel.json")  # and the command has taken the FIFO away
+                self.stop("cancelled" if wished else "terminated", self.order.grace_s)
             self.obey()
             if is_deleted():  # nobody could look at the job, or end it, any more
                 self.stop("cancelled", self.order.grace_s)

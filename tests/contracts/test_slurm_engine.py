@@ -16,7 +16,7 @@ from jobs.model import Resources
 from jobs.paths import JobDir
 from tests.support.engines import directory, end_of, job, says, seen, start, submit, wish_end
 from tests.support.slurm import Cluster
-from tests.support.slurm_engine import batch_of, counted_calls, quick_engine
+from tests.support.slurm_engine import batch_of, counted_calls
 from tests.support.wait import until
 
 pytestmark = [
@@ -171,7 +171,11 @@ async def test_of_a_script_that_is_killed_slurm_tells_the_end(
 
 
 async def test_an_answer_that_was_lost_is_found_by_its_token(
-    engine: Engine, job_dir: JobDir, home: Path, monkeypatch: pytest.MonkeyPatch
+    new_engine: Callable[[], Engine],
+    engine: Engine,
+    job_dir: JobDir,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Slurm has the job, and whoever submitted it was told that it has not."""
     with counted_calls(home.parent / "bin", monkeypatch) as calls:
@@ -180,7 +184,7 @@ async def test_an_answer_that_was_lost_is_found_by_its_token(
         with pytest.raises(UnreachableError, match="timed out"):
             await submit(engine, order, job_dir)
         assert batch_of(job_dir).id is None
-        other = quick_engine(monkeypatch)
+        other = new_engine()
         await submit(other, order, job_dir)
         assert (await end_of(other, job_dir)).exit_code == 5
         assert len(calls.of("sbatch")) == 1

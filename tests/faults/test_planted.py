@@ -17,7 +17,7 @@ from jobs.states import State
 from server.wiring import open_service
 from tests.support.cli import CLI, ROOT
 from tests.support.launching import bash
-from tests.support.wait import ended
+from tests.support.wait import ended, until
 
 PLANTS = {
     "FIFO": "mkfifo {}",
@@ -118,6 +118,21 @@ async def test_whatever_a_job_closes_it_ends_and_is_pruned(ordinary: Service, ho
     assert (told["removed"], told["left"]) == (len(jobs), [])
     assert [path.name for path in home.glob("jobs/*/.gone-*")] == []
     assert (await ordinary.list_jobs(state=State.FAILED)).jobs == []
+
+
+@pytest.mark.parametrize("plant", [*PLANTS.values(), "chmod 0 {}", "true"])
+async def test_a_job_that_takes_its_orders_away_is_cancelled(
+    ordinary: Service, plant: str, tmp_path: Path
+) -> None:
+    place = plant.format("ctl").replace("$OTHERS", "/etc/hostname")
+    taken = "" if place.startswith("chmod") else "rm ctl; "
+    script = f'cd "$OUTLAST_JOB_DIR"; {taken}{place}; touch {tmp_path}/done; sleep 600'
+    job = await bash(ordinary, script)
+    await until((tmp_path / "done").exists)
+    assert (await ordinary.cancel(job.id, reason="enough", wait_s=0)).id == job.id
+    final = await ended(ordinary, job.id)
+    assert (final.state, final.outcome.signal) == (State.CANCELLED, "SIGTERM"), final
+    assert "enough" in (final.outcome.reason or "")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away: sudo pytest")
