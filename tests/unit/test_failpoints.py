@@ -56,6 +56,10 @@ EXCUSED = {
     ),
     "jobs.engines.local._remove_leftovers": ("remove_cgroups", "again by the next keeper"),
     "jobs.engines.local.poll": ("remove_cgroups", "again at each look, until they are gone"),
+    "jobs.engines.local._terminate_shim": (
+        "pidfd_send_signal",
+        "`keeper.stop_ordered` follows in the keeper",
+    ),
     "jobs.engines.local.stop": ("end", "`keeper.stop_ordered` follows in the keeper"),
     "jobs.engines.orphans._enforce_limit": ("end", "begun again by the next look"),
     "jobs.engines.orphans._kill": (
