@@ -81,17 +81,16 @@ def open_up(folder: Path) -> None:
             folder.chmod(stat.S_IRWXU)
 
 
-def remove_tree(folder: Path) -> bool:
-    """Remove a folder, also what is closed to us within it; whether nothing is left. Blocks."""
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, also what is closed to us within it. What we may not remove stays. Blocks."""
     shutil.rmtree(folder, ignore_errors=True)
     if not os.path.lexists(folder):
-        return True
+        return
     open_up(folder)
     for where, names, _ in os.walk(folder):
         for name in names:
             open_up(Path(where, name))
     shutil.rmtree(folder, ignore_errors=True)
-    return not os.path.lexists(folder)
 
 
 def open_own(path: Path) -> BinaryIO:
