@@ -82,7 +82,7 @@ def open_up(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder, also what is closed to us within it. What we may not remove stays. Blocks."""
+    """Remove a folder, also what is closed within it; what we may not remove stays. Blocks."""
     shutil.rmtree(folder, ignore_errors=True)
     if not os.path.lexists(folder):
         return
