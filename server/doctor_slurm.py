@@ -107,10 +107,11 @@ def _partition(partition: PartitionReport) -> Check:
     return Check(label, "ok", what)
 
 
-def _out_of_service(partition: PartitionReport) -> dict[str, int]:
+def _out_of_service(partition: PartitionReport) -> set[str]:
+    """The states of its nodes in which they take no job now."""
     return {
-        state: count
-        for state, count in partition.nodes.items()
+        state
+        for state in partition.nodes
         if state.startswith(_OUT_OF_SERVICE) or state.endswith("*")
     }
 

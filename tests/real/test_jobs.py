@@ -223,7 +223,7 @@ async def test_the_keeper_leaves_when_nothing_is_left_and_comes_back(
     await ended(service, (await launch(service, "true")).id)
     first = await until(lambda: keeper_pid(home))
     await until(lambda: keeper_pid(home) is None)
-    assert all_of(home) == []
+    await until(lambda: all_of(home) == [])
     await ended(service, (await launch(service, "true")).id)
     assert keeper_pid(home) not in (None, first)
 

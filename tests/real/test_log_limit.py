@@ -143,7 +143,7 @@ async def test_a_job_can_be_ended_for_what_it_writes(
     assert service.directory(loud).stderr.stat().st_blocks * 512 >= 3_000_000
     _, excerpt = await service.tail(loud.id)
     assert not is_running(int(excerpt.text))
-    assert len(shim_pids(home)) == 1
+    await until(lambda: len(shim_pids(home)) == 1)
     (service.directory(quiet).work / "go").touch()
     assert (await ended(service, quiet.id)).state is State.COMPLETED
 
