@@ -57,7 +57,7 @@ async def start_one_that_goes_on(engine: Engine, job_dir: JobDir) -> None:
 
 
 async def has_gone_on(cluster: Cluster, engine: Engine, job_dir: JobDir) -> None:
-    cluster.control("update", f"jobid={batch_of(job_dir).id}", "starttime=now")
+    await cluster.begin_anew(str(batch_of(job_dir).id))
     record = await end_of(engine, job_dir)
     assert (record.exit_code, batch_of(job_dir).restarts) == (6, 1)
     assert job_dir.stdout.read_text(encoding="utf-8") == "first\nagain\n"

@@ -172,7 +172,7 @@ async def test_put_back_into_the_queue_it_is_told_to_wait_again(
 
     on_slurm.control("requeue", job_id)
     await until(lambda: says("waiting again in its queue: not to start before a set time"), 60)
-    on_slurm.control("update", f"jobid={job_id}", "starttime=now")
+    await on_slurm.begin_anew(job_id)
     await until(lambda: says("running for"), 60)
     await service.cancel(job.id)
     assert (await ended(service, job.id, 60)).state is State.CANCELLED

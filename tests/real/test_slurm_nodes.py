@@ -60,7 +60,7 @@ async def test_put_back_into_the_queue_it_goes_on_or_refuses(
     sighting = await slurm_alone.until(Phase.STARTING, job_id, job_dir)
     assert sighting.detail is not None
     assert "begun anew 1 times already" in sighting.detail
-    slurm_alone.control("update", f"jobid={job_id}", "starttime=now")
+    await slurm_alone.begin_anew(job_id)
     if goes_on:
         record = await slurm_alone.end(job_id, job_dir)
         assert (record.exit_code, record.batch and record.batch.restarts) == (6, 1)

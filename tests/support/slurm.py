@@ -23,6 +23,7 @@ from jobs.engines.slurm_script import batch_script, job_script
 from jobs.engines.slurm_states import FINAL, Seen, sight
 from jobs.model import ExitRecord, LaunchManifest, StartedRecord
 from jobs.paths import JobDir
+from tests.support.wait import until
 from tests.unit.test_artifacts import launched
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -100,6 +101,13 @@ class Cluster:
 
     def control(self, *words: str) -> None:
         subprocess.run(["scontrol", *words], check=True, timeout=30, capture_output=True)
+
+    async def begin_anew(self, job_id: str) -> None:
+        """Have a job that was put back into the queue begin without the pause that Slurm makes: but
+        not in the second of its end, whose credentials its node refuses, and Slurm then ends it."""
+        ended_by = int(time.time())
+        await until(lambda: time.time() >= ended_by + 2)
+        self.control("update", f"jobid={job_id}", "starttime=now")
 
     def set_node(self, node: str, state: str) -> None:
         """`resume` also when it has come back by itself, which Slurm would call an error."""
